@@ -1,0 +1,1 @@
+"""The Memphis client: usable without the worker."""

@@ -1,0 +1,1 @@
+"""Control planes: how stations, producers and consumer groups are made on each kind of broker."""
