@@ -1,0 +1,1 @@
+"""Message handlers for Memphis and NATS JetStream."""
