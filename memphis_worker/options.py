@@ -32,7 +32,7 @@ DEFAULT_URL = "memphis://localhost"
 BATCH_MAX = 10_000
 
 
-class retention_types:  # noqa: N801 - the name of the Memphis SDK
+class retention_types:
     """What limits a station: the unit of `retention_value`."""
 
     MAX_MESSAGE_AGE_SECONDS = "message_age_sec"
@@ -40,7 +40,7 @@ class retention_types:  # noqa: N801 - the name of the Memphis SDK
     BYTES = "bytes"
 
 
-class storage_types:  # noqa: N801 - the name of the Memphis SDK
+class storage_types:
     """Where a station keeps its messages."""
 
     FILE = "file"
@@ -208,7 +208,8 @@ def _from_url(url: str) -> dict[str, Any]:
         return {"kind": "embedded", **_embedded_directory(url)}
     if scheme in ("nats", "tls"):
         raise InvalidURL(
-            f"{_safe(url)!r}: plain NATS is not supported by this version; use a Memphis broker (memphis://) or embedded:"
+            f"{_safe(url)!r}: plain NATS is not supported by this version; "
+            "use a Memphis broker (memphis://) or embedded:"
         )
     if scheme != "memphis" or "://" not in url:
         raise InvalidURL(
@@ -222,7 +223,8 @@ def _from_url(url: str) -> dict[str, Any]:
         raise InvalidURL(f"{_safe(url)!r} cannot be read: {exc}") from exc
     if port is not None:
         raise InvalidURL(
-            f"{_safe(url)!r} has a port behind the host; Memphis has several: use ?tcp_port=, ?management_port=, ?data_port="
+            f"{_safe(url)!r} has a port behind the host; Memphis has several: "
+            "use ?tcp_port=, ?management_port=, ?data_port="
         )
     if parts.path.strip("/"):
         raise InvalidURL(f"{_safe(url)!r} has a path, {parts.path!r}; a memphis:// URL has none")
@@ -329,5 +331,3 @@ class WorkerOptions:
     @property
     def thread_limit(self) -> int:
         return min(self.threads or 40, self.concurrency)
-
-
