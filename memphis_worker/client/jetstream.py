@@ -204,7 +204,7 @@ async def delete_message(transport: Transport, stream: str, sequence: int, *, ti
 
 
 async def group_lag(transport: Transport, stream: str, durable: str, *, timeout_s: float = 5.0) -> GroupLag:
-    """The group's counts, and the age of the first message behind its ack floor: one or two requests. Raises Missing."""
+    """Counts, and the age of the first message behind the ack floor: one or two requests. Raises Missing."""
     info = await consumer_info(transport, stream, durable, timeout_s=timeout_s)
     age: float | None = None
     if info.waiting or info.in_flight:

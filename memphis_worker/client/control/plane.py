@@ -36,6 +36,8 @@ class Pullable:
     ack_wait_s: float
     max_deliver: int
     """What the broker allows: it never delivers a message more often. -1: no limit."""
+    resent_subject: str | None = None
+    """Where the broker's operator sends dead letters again, as core messages without a reply; `None`: nowhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,15 @@ class ControlPlane(Protocol):
     def message_headers(self, producer_name: str) -> list[tuple[str, str]]:
         """The headers that this broker wants on every message."""
 
+    def produce_subject(self, station: str) -> str:
+        """What a message for the station is published to. Raises InvalidName."""
+
+    def resent_subject(self, station: str, group: str) -> str | None:
+        """Where the broker itself sends a dead letter again for its group: core NATS, no reply, not stored.
+
+        Members subscribe with the subject as their queue. `None`: this broker sends nothing again.
+        """
+
     async def create_factory(self, name: str, description: str) -> str:
         """Makes it, or finds it. Returns its name as the broker writes it."""
 
@@ -82,6 +93,9 @@ class ControlPlane(Protocol):
 
     async def stations(self) -> list[StationInfo]:
         """All stations, by name."""
+
+    async def station(self, name: str) -> StationInfo | None:
+        """One station, `None` where it is missing."""
 
     async def create_producer(self, station: str, name: str) -> None:
         """Registers a producer. Raises AlreadyExists, BrokerRefused."""
