@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -123,9 +124,11 @@ class NatsTransport:
         return self._max_payload
 
     @property
-    def server_version(self) -> str:
-        """As the server names it, `?` before the first connect."""
-        return str(self._nc._server_info.get("version", "?")) if self._nc is not None else "?"
+    def server_version(self) -> tuple[int, int, int]:
+        text = str(self._nc._server_info.get("version", "")) if self._nc is not None else ""
+        numbers = [int(n) for n in re.findall(r"\d+", text)[:3]]
+        major, minor, patch = (*numbers, 0, 0, 0)[:3]
+        return major, minor, patch
 
     def on_change(self, callback: Callable[[], None]) -> Callable[[], None]:
         self._callbacks.append(callback)
@@ -135,6 +138,11 @@ class NatsTransport:
                 self._callbacks.remove(callback)
 
         return end
+
+    async def reconnect(self) -> None:
+        if self._nc is not None and self.connected:
+            await self._nc.force_reconnect()
+            self._notice()
 
     async def close(self) -> None:
         if self._closing:
@@ -244,7 +252,7 @@ class NatsTransport:
         reading, reconnecting = getattr(nc, "_reading_task", None), getattr(nc, "_reconnection_task", None)
         if nc.is_connected and not nc.is_draining and reading is not None and reading.done():
             log.warning("broker.deaf", action="reconnect")
-            self._spawn(nc.force_reconnect(), "nats.reconnect")
+            self._spawn(self.reconnect(), "nats.reconnect")
         elif nc.is_reconnecting and reconnecting is not None and reconnecting.done() and not self._rebuilding:
             self._rebuild()
         self._notice()

@@ -53,6 +53,10 @@ class Transport(Protocol):
     def max_payload(self) -> int:
         """What the server takes in one message, headers included [bytes]."""
 
+    @property
+    def server_version(self) -> tuple[int, int, int]:
+        """Of the server we are connected to; `(0, 0, 0)` before the first connect."""
+
     def on_change(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Calls `callback` from the loop after each change of `connected`, `closed` or `epoch`.
 
@@ -84,6 +88,8 @@ class Transport(Protocol):
     async def barrier(self, timeout_s: float) -> bool:
         """Whether the server has read everything written before, within the time."""
 
+    async def reconnect(self) -> None:
+        """Drops the connection and makes a new one: for one that is open and silent."""
+
     async def close(self) -> None:
         """Writes what is pending and closes. Never raises."""
-

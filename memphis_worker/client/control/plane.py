@@ -37,7 +37,8 @@ class Pullable:
     max_deliver: int
     """What the broker allows: it never delivers a message more often. -1: no limit."""
     resent_subject: str | None = None
-    """Where the broker's operator sends dead letters again, as core messages without a reply; `None`: nowhere."""
+    """Where the broker sends a dead letter again for its group, when its operator asks for it: core NATS, no reply,
+    not stored. Members subscribe with the subject as their queue. `None`: this broker sends nothing again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +73,6 @@ class ControlPlane(Protocol):
 
     def produce_subject(self, station: str) -> str:
         """What a message for the station is published to. Raises InvalidName."""
-
-    def resent_subject(self, station: str, group: str) -> str | None:
-        """Where the broker itself sends a dead letter again for its group: core NATS, no reply, not stored.
-
-        Members subscribe with the subject as their queue. `None`: this broker sends nothing again.
-        """
 
     async def create_factory(self, name: str, description: str) -> str:
         """Makes it, or finds it. Returns its name as the broker writes it."""

@@ -1,0 +1,498 @@
+"""The continuous pull of one stream: a window of messages kept full, whatever happens to the server.
+
+One inbox for each epoch (a connection, or what follows a silence), one reply subject for each request, so that a
+status names its request. Credit is exact: `out` is what live requests may still bring, `held` what came and is not
+settled; a pull asks for the free part of the window and never for more. Rules 1 to 10 and the status table are those
+of docs/delivery.md; facts about the server were measured on nats-server 2.15.1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from memphis_worker.client.control.plane import Pullable
+from memphis_worker.client.headers import parse_headers, status_of
+from memphis_worker.client.jetstream import consumer_info
+from memphis_worker.client.message import Message
+from memphis_worker.client.transport import Subscription, Transport
+from memphis_worker.errors import BrokerError, BrokerRefused, MemphisWorkerError, Missing, RequestTimeout
+
+__all__ = ["ByteBudget", "PullStream"]
+
+log = structlog.get_logger(__name__)
+
+EXPIRES_MAX_S = 10.0
+HEARTBEAT_MAX_S = 2.0
+LIVE_MAX = 8
+PREFETCH_MAX = 1000
+PREFETCH_SPAN_S = 0.02
+BACKOFF_S = (0.1, 5.0)
+MISSING_AFTER_S = 30.0
+RESENT_MAX = 1000
+SILENCE_S = 0.25
+ARRIVE_S = 1.0
+FIRST_WITH_HEARTBEATS = (2, 9, 0)
+
+
+class ByteBudget:
+    """Bytes held by all streams of a process, shared by them. Above half of it nobody asks for more (hysteresis)."""
+
+    def __init__(self, limit: int, streams: int) -> None:
+        self.limit = limit
+        self.streams = max(1, streams)
+        self.held = 0
+        self.waiting: set[PullStream] = set()
+
+    @property
+    def open(self) -> bool:
+        return self.held <= self.limit // 2
+
+    def share(self, max_payload: int) -> int:
+        """What one pull may ask for [bytes]."""
+        return max(2 * max_payload, self.limit // self.streams)
+
+
+@dataclass(slots=True)
+class _Request:
+    batch: int
+    deadline: float
+    received: int = 0
+
+
+class PullStream:
+    """Pulls from one durable and hands over batches. `run()` is its life; everything else is plain calls.
+
+    It is the `Origin` of its messages: settling one frees its place in the window.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        pullable: Pullable,
+        *,
+        station: str,
+        group: str,
+        deliver: Callable[[list[Message]], None],
+        concurrency: int,
+        budget: ByteBudget,
+        batch_max: int | None = None,
+        expires_s: float = EXPIRES_MAX_S,
+    ) -> None:
+        self.transport = transport
+        self.station = station
+        self.group = group
+        self.stream = pullable.stream
+        self.durable = pullable.durable
+        self.ack_wait_s = pullable.ack_wait_s
+        self.max_deliver = pullable.max_deliver
+        self._resent_subject = pullable.resent_subject
+        self._deliver = deliver
+        self._concurrency = concurrency
+        self._budget = budget
+        self._batch_max = batch_max
+        self.expires_s = min(expires_s, EXPIRES_MAX_S, max(1.0, pullable.ack_wait_s))
+        self.heartbeat_s = min(HEARTBEAT_MAX_S, self.expires_s / 2)
+
+        self.held = 0
+        self.out = 0
+        self.pending = 0
+        self.pulls = 0
+        self.epochs = 0
+        self.stalled = False
+        self.error: BrokerError | None = None
+        self._live: dict[int, _Request] = {}
+        self._number = 0
+        self._batch: list[Message] = []
+        self._batch_time = 0.0
+        self._subscription: Subscription | None = None
+        self._resent: Subscription | None = None
+        self._resent_held = 0
+        self._inbox = b""
+        self._connection = 0
+        self._asking = False
+        self._fresh = False
+        self._check = False
+        self._work: asyncio.Event = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop = None  # type: ignore[assignment]  # set by run()
+        self._timer: asyncio.TimerHandle | None = None
+        self._tick_due = 0.0
+        self._heard = False
+        self._last_heard = 0.0
+        self._missed = 0
+        self._not_before = 0.0
+        self._pause = 0.0
+        self._unanswered_since: float | None = None
+        self._one_request = False
+        self._one_message = False
+        self._warned: set[str] = set()
+        self._settled = 0
+        self._settled_since = 0.0
+        self._prefetch = 0
+        self._armed = False
+        self._arrival: asyncio.Event = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<PullStream {self.stream}/{self.durable} held={self.held} out={self.out} live={len(self._live)}>"
+
+    # ------------------------------------------------------------- life
+
+    async def run(self) -> None:
+        """Pulls until it is cancelled, or the group is gone for good (then `error` says why)."""
+        self._loop = asyncio.get_running_loop()
+        self._settled_since = self._loop.time()
+        self._asking = True
+        end = self.transport.on_change(self._on_connection)
+        try:
+            if self._resent_subject is not None:
+                self._resent = await self.transport.subscribe(
+                    self._resent_subject, self._on_resent, queue=self._resent_subject
+                )
+            self._arm_tick()
+            self._on_connection()
+            while self.error is None:
+                await self._work.wait()
+                self._work.clear()
+                if self.transport.connected and (self._fresh or self._connection != self.transport.epoch):
+                    await self._open_epoch()
+                if self._check:
+                    self._check = False
+                    await self._check_consumer()
+        finally:
+            end()
+            self._asking = False
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def stop_asking(self) -> None:
+        """No more pulls; what was asked for still arrives."""
+        self._asking = False
+
+    async def arrived(self) -> None:
+        """Returns when nothing asked for is on its way: no request is open, or 0.25 s are silent; at most 1 s.
+
+        Draining at once would strand messages in a cluster: an UNSUB does not pass the consumer's leader.
+        """
+        until = self._loop.time() + ARRIVE_S
+        with contextlib.suppress(TimeoutError):
+            while self._live and self.transport.connected and (left := until - self._loop.time()) > 0:
+                self._arrival.clear()
+                async with asyncio.timeout(min(SILENCE_S, left)):
+                    await self._arrival.wait()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Ends the interest, so that all that is on the wire has been handed over. Never a plain unsubscribe."""
+        subscription, self._subscription = self._subscription, None
+        resent, self._resent = self._resent, None
+        for each in (subscription, resent):
+            if each is not None:
+                await self.transport.drain(each, timeout_s)
+        self._hand_over()
+
+    # ------------------------------------------------------------- epochs
+
+    def _on_connection(self) -> None:
+        if self._connection != self.transport.epoch or not self.transport.connected:
+            self._forget()
+        self._work.set()
+
+    async def _open_epoch(self) -> None:
+        """A fresh inbox: requests of the old one lose their interest and die, so credit restarts at exactly zero."""
+        self._fresh = False
+        if self._connection != self.transport.epoch:
+            self._connection = self.transport.epoch
+            self._missed = 0
+        old, self._subscription = self._subscription, None
+        if old is not None:
+            old.unsubscribe()
+        self._forget()
+        self.epochs += 1
+        inbox = f"_INBOX.{random.getrandbits(96):024x}"
+        self._subscription = await self.transport.subscribe(f"{inbox}.*", self._on_frame)
+        self._inbox = inbox.encode() + b"."
+        self._last_heard = self._loop.time()
+        self._not_before = 0.0
+        self._pull()
+
+    def _forget(self) -> None:
+        self._live.clear()
+        self.out = 0
+
+    def _end(self, error: BrokerError) -> None:
+        if self.error is None:
+            self.error = error
+            self._asking = False
+            self._work.set()
+
+    # ------------------------------------------------------------- asking
+
+    @property
+    def window(self) -> int:
+        """The most that may be held and asked for: what runs, and what runs next (finished in the last 20 ms)."""
+        return self._concurrency + self._prefetch
+
+    def _pull(self) -> None:
+        if not self._asking or self._subscription is None or not self.transport.connected:
+            return
+        if self._connection != self.transport.epoch or self._loop.time() < self._not_before:
+            return
+        if not self._budget.open:
+            self._budget.waiting.add(self)
+            return
+        window, out = self.window, self.out
+        free = window - self.held - out
+        if out and (out > window // 2 or free < max(1, window // 4)):
+            return
+        if free < 1 or len(self._live) >= (1 if self._one_request else LIVE_MAX):
+            return
+        self._ask(min(free, self._batch_max or free))
+
+    def _ask(self, batch: int) -> None:
+        request: dict[str, int] = {"batch": batch, "expires": int(self.expires_s * 1e9)}
+        if self._one_message:
+            request["batch"] = batch = 1
+        else:
+            request["max_bytes"] = self._budget.share(self.transport.max_payload)
+        if self._heartbeats:
+            request["idle_heartbeat"] = int(self.heartbeat_s * 1e9)
+        self._number += 1
+        deadline = self._loop.time() + self.expires_s + max(1.0, self.heartbeat_s)
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{self.durable}".encode()
+        body = json.dumps(request, separators=(",", ":")).encode()
+        if self.transport.publish_now(subject, body, self._inbox + b"%d" % self._number):
+            self._live[self._number] = _Request(batch, deadline)
+            self.out += batch
+            self.pulls += 1
+
+    @property
+    def _heartbeats(self) -> bool:
+        return self.transport.server_version >= FIRST_WITH_HEARTBEATS
+
+    # ------------------------------------------------------------- arriving
+
+    def _on_frame(self, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> None:
+        self._heard = True
+        if headers and headers[8:9] == b" ":
+            self._on_status(subject, headers)
+            return
+        if not self._batch:
+            self._batch_time = self._loop.time()
+            self._loop.call_soon(self._hand_over)
+        message = Message(self, subject, reply, headers, payload, self._batch_time)
+        self._batch.append(message)
+        self.held += 1
+        self._budget.held += message.size
+        out = self.out - 1
+        if out <= 0:
+            # A filled request ends in silence: nothing more comes from any of them.
+            self._live.clear()
+            out = 0
+        self.out = out
+
+    def _on_resent(self, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> None:
+        if self._resent_held >= RESENT_MAX:
+            self._warn("message.resent_dropped", "more resent messages than fit; send them again later")
+            return
+        message = Message(self, subject, b"", headers, payload, self._loop.time())
+        self._resent_held += 1
+        self.held += 1
+        self._budget.held += message.size
+        if not self._batch:
+            self._loop.call_soon(self._hand_over)
+        self._batch.append(message)
+
+    def _hand_over(self) -> None:
+        batch = self._batch
+        self._arrival.set()
+        if batch:
+            self._batch = []
+            self.pending = batch[-1].partition_pending
+            self._pause = 0.0
+            self._one_request = self._one_message = False
+            self._unanswered_since = None
+            self._deliver(batch)
+            self._pull()
+
+    # ------------------------------------------------------------- settling
+
+    def time(self) -> float:
+        return self._loop.time()
+
+    def settled(self, message: Message) -> None:
+        self.held -= 1
+        self._budget.held -= message.size
+        if not message.reply:
+            self._resent_held -= 1
+        self._settled += 1
+        if not self._armed:
+            self._armed = True
+            self._loop.call_soon(self._after_settled)
+
+    def _after_settled(self) -> None:
+        self._armed = False
+        now = self._loop.time()
+        span = now - self._settled_since
+        if span >= PREFETCH_SPAN_S:
+            self._prefetch = self._prefetch_for(self._settled / span)
+            self._settled = 0
+            self._settled_since = now
+        self._pull()
+        if self._budget.waiting and self._budget.open:
+            waiting, self._budget.waiting = self._budget.waiting, set()
+            for stream in waiting:
+                stream._pull()
+
+    def _prefetch_for(self, rate: float) -> int:
+        """What is finished in 20 ms; nothing where the whole window would then take over a quarter of the ack wait."""
+        prefetch = min(PREFETCH_MAX, max(1, int(rate * PREFETCH_SPAN_S)))
+        if self._concurrency + prefetch > rate * self.ack_wait_s / 4:
+            return 0
+        return prefetch
+
+    # ------------------------------------------------------------- statuses
+
+    def _on_status(self, subject: bytes, headers: bytes) -> None:
+        code, text = status_of(headers)
+        if code == 100:
+            return
+        self._arrival.set()
+        number = subject[len(self._inbox) :]
+        request = self._live.pop(int(number), None) if number.isdigit() else None
+        if code == 503:
+            self._unanswered()
+        elif code in (404, 408) or text.startswith("Batch Completed"):
+            self._account(request, headers)
+        elif text.startswith("Message Size Exceeds MaxBytes"):
+            self._account(request, headers)
+            if request is not None and self.held == 0:
+                self._one_message = True
+        elif text.startswith("Leadership Change"):
+            log.info("pull.leader_changed", station=self.station, consumer_group=self.group)
+            self._forget()
+        elif text.startswith("Server Shutdown"):
+            log.info("pull.server_stopping", station=self.station, consumer_group=self.group)
+            self._account(request, headers)
+            self._pause_for(0.25)
+        elif text.startswith("Exceeded MaxWaiting"):
+            self._account(request, headers)
+            self._one_request = True
+            self._warn(text, "too many open pulls on this group; raise max_waiting or run fewer workers")
+            self._back_off()
+        elif text.startswith("Exceeded MaxRequest"):
+            self._account(request, headers)
+            self._clamp(text)
+        elif code in (400, 409, 412):
+            what = f"the group {self.group!r} of station {self.station!r}"
+            if text.startswith("Consumer Deleted"):
+                self._end(
+                    Missing(f"{what} was deleted while it was consumed; it is not made again, or it would replay")
+                )
+            else:
+                self._end(BrokerRefused(f"{what} cannot be pulled from: {code} {text}"))
+        else:
+            self._warn(f"{code} {text}", "unknown status")
+            self._unanswered()
+        self._pull()
+
+    def _account(self, request: _Request | None, headers: bytes) -> None:
+        if not self._live:
+            self.out = 0
+        elif request is not None:
+            returned = parse_headers(headers).get("Nats-Pending-Messages", "0")
+            self.out = max(0, self.out - (int(returned) if returned.isdigit() else 0))
+
+    def _unanswered(self) -> None:
+        self._forget()
+        now = self._loop.time()
+        if self._unanswered_since is None:
+            self._unanswered_since = now
+            self._warn("503", "no consumer leader answers; asking again")
+        elif now - self._unanswered_since > MISSING_AFTER_S:
+            self._unanswered_since = now
+            self._check = True
+            self._work.set()
+        self._back_off()
+
+    def _clamp(self, text: str) -> None:
+        number = text.rpartition(" ")[2]
+        if text.startswith("Exceeded MaxRequestBatch") and number.isdigit():
+            self._batch_max = int(number)
+        elif text.startswith("Exceeded MaxRequestExpires"):
+            self.expires_s = max(0.1, self.expires_s / 2)
+            self.heartbeat_s = min(self.heartbeat_s, self.expires_s / 2)
+        else:
+            self._one_message = True
+        self._warn(text, "asking for less")
+
+    def _back_off(self) -> None:
+        self._pause = min(BACKOFF_S[1], max(BACKOFF_S[0], self._pause * 2))
+        self._pause_for(self._pause)
+
+    def _pause_for(self, seconds: float) -> None:
+        seconds *= random.uniform(0.5, 1.5)  # noqa: S311
+        self._not_before = self._loop.time() + seconds
+        self._loop.call_later(seconds + 0.001, self._pull)
+
+    def _warn(self, key: str, advice: str) -> None:
+        if key not in self._warned:
+            self._warned.add(key)
+            log.warning("pull.error", station=self.station, consumer_group=self.group, error=key, advice=advice)
+
+    # ------------------------------------------------------------- silence
+
+    def _arm_tick(self) -> None:
+        period = self.heartbeat_s / 2
+        self._tick_due = self._loop.time() + period
+        self._timer = self._loop.call_later(period, self._tick)
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        late = now - self._tick_due
+        if self._heard or not self._live or not self.transport.connected:
+            self._last_heard = now
+            if self._heard:
+                self._missed = 0
+                self.stalled = False
+            self._heard = False
+        for number in [n for n, request in self._live.items() if request.deadline <= now]:
+            del self._live[number]
+        if not self._live:
+            self.out = 0
+        limit = 2 * self.heartbeat_s if self._heartbeats else self.expires_s + 1.0
+        if self._live and now - self._last_heard >= limit and late <= self.heartbeat_s:
+            self._silent(now)
+        self._pull()
+        self._arm_tick()
+
+    def _silent(self, now: float) -> None:
+        self._missed += 1
+        self._last_heard = now
+        log.info("pull.silent", station=self.station, consumer_group=self.group, times=self._missed)
+        if self._missed >= 2:
+            self._check = True
+        if self._missed >= 3:
+            self.stalled = True
+            log.error(
+                "consumer.stalled", station=self.station, consumer_group=self.group, held=self.held, times=self._missed
+            )
+        self._fresh = True
+        self._work.set()
+
+    async def _check_consumer(self) -> None:
+        """Whether the group is there at all. A group that is missing gets no answer to a pull on Memphis."""
+        try:
+            await consumer_info(self.transport, self.stream, self.durable)
+        except Missing as exc:
+            self._end(Missing(f"the group {self.group!r} of station {self.station!r} is gone: {exc}"))
+        except RequestTimeout:
+            if self.transport.connected:
+                log.warning("broker.silent", station=self.station, action="reconnect")
+                await self.transport.reconnect()
+        except MemphisWorkerError as exc:
+            self._warn(str(exc), "cannot look the group up")
