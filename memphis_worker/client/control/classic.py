@@ -79,9 +79,6 @@ class ClassicPlane:
     def produce_subject(self, station: str) -> str:
         return names.station_subject(names.station_name(station))
 
-    def resent_subject(self, station: str, group: str) -> str | None:
-        return names.resent_subject(names.station_name(station), names.group_name(group))
-
     # ---------------------------------------------------- factories and stations
 
     async def create_factory(self, name: str, description: str) -> str:
@@ -185,6 +182,7 @@ class ClassicPlane:
                 durable=group,
                 ack_wait_s=ack_wait_ms / 1000,
                 max_deliver=deliveries if 1 <= deliveries <= _DELIVERIES_MAX else _DELIVERIES_MAX,
+                resent_subject=names.resent_subject(station, group),
             )
         ]
 
