@@ -199,7 +199,12 @@ class ConnectOptions:
 
 
 def _safe(url: str) -> str:
-    return re.sub(r"//[^@/]*@", "//***@", url)
+    """Scheme and host only: a secret with an unquoted / ? # or @, or in the wrong place, must not show either."""
+    scheme, slashes, rest = url.rpartition("://")
+    user, at, host = rest.rpartition("@")
+    host, *more = re.split(r"[/?#:]", host, maxsplit=1)
+    hidden = "***@" if user or at else ""
+    return f"{scheme}{slashes}{hidden}{host}{':***' if more and not slashes else ''}"
 
 
 def _from_url(url: str) -> dict[str, Any]:
@@ -219,15 +224,19 @@ def _from_url(url: str) -> dict[str, Any]:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as exc:
-        raise InvalidURL(f"{_safe(url)!r} cannot be read: {exc}") from exc
+    except ValueError:  # Its text may quote a part of the token.
+        raise InvalidURL(f"{_safe(url)!r} cannot be read; write memphis://USER:TOKEN@HOST?tcp_port=6666") from None
+    if "@" in f"{parts.path}{parts.query}{parts.fragment}":
+        raise InvalidURL(
+            f"{_safe(url)!r}: user or token holds a character that must be quoted (%2F for /, %3F for ?, %23 for #)"
+        )
     if port is not None:
         raise InvalidURL(
             f"{_safe(url)!r} has a port behind the host; Memphis has several: "
             "use ?tcp_port=, ?management_port=, ?data_port="
         )
     if parts.path.strip("/"):
-        raise InvalidURL(f"{_safe(url)!r} has a path, {parts.path!r}; a memphis:// URL has none")
+        raise InvalidURL(f"{_safe(url)!r} has a path behind the host; a memphis:// URL has none")
     found: dict[str, Any] = {"kind": "memphis"}
     if parts.hostname:
         found["host"] = parts.hostname
