@@ -27,6 +27,11 @@ def text(data: bytes) -> str:
     return data.decode("utf-8", "memphis_worker.each_byte")
 
 
+def raw_text(data: bytes) -> str:
+    """UTF-8 as Go keeps it in a string: invalid bytes stay, and are written as the six characters `\\ufffd`."""
+    return data.decode("utf-8", "surrogateescape")
+
+
 def loads_first(data: bytes) -> object:
     """The first JSON value of `data`; what follows is not looked at. ValueError when there is none."""
     source = text(data)
@@ -62,7 +67,8 @@ def indented(value: object) -> bytes:
 
 
 def _escape(written: str) -> bytes:
-    return _TO_ESCAPE.sub(lambda match: _ESCAPED[match.group()], written).encode()
+    escaped = _TO_ESCAPE.sub(lambda match: _ESCAPED[match.group()], written)
+    return _SURROGATE.sub(r"\\ufffd", escaped).encode()
 
 
 def date_ns(at_ns: int) -> str:

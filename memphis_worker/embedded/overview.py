@@ -224,7 +224,7 @@ def _preview(message: Stored) -> Item:
     return {
         "message_seq": message.sequence,
         "produced_by": message.headers.get(PRODUCED_BY, ""),
-        "data": gojson.text(message.data[:PREVIEW]),
+        "data": gojson.raw_text(message.data[:PREVIEW]),
         "creation_date": message.time,
         "connection_id": message.headers.get(CONNECTION_ID, ""),
         "size": message.size,
@@ -232,7 +232,7 @@ def _preview(message: Stored) -> Item:
 
 
 def _poison_item(poison: Poison) -> Item:
-    data = gojson.text(poison.data.encode()[:PREVIEW])
+    data = gojson.raw_text(poison.data.encode()[:PREVIEW])
     return {
         "_id": poison.id,
         "message": {"time_sent": gojson.date_ms(poison.time_sent), "size": poison.size, "data": data},

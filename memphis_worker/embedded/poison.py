@@ -11,7 +11,7 @@ import time
 
 from memphis_worker.embedded.endpoint import Call, Endpoint
 from memphis_worker.embedded.fields import Field, required
-from memphis_worker.embedded.gojson import date_ms, parse_date, text
+from memphis_worker.embedded.gojson import date_ms, parse_date, raw_text, text
 from memphis_worker.embedded.http import Reply, ok, panicked, server_error, showable
 from memphis_worker.embedded.ids import parse_id
 from memphis_worker.embedded.jetstream import JetStream, JetStreamError, Stored
@@ -120,7 +120,7 @@ class Poisons:
                 "message_seq": message.sequence,
                 "producer": self._producer_item(producer),
                 "poisoned_cgs": groups,
-                "message": {"time_sent": message.time, "size": message.size, "data": text(message.data)},
+                "message": {"time_sent": message.time, "size": message.size, "data": raw_text(message.data)},
             }
         )
 

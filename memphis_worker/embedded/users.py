@@ -123,7 +123,7 @@ class Users:
             password="" if is_application else hashed(values["password"], secrets.token_hex(16)),
             hub_username=values["hub_username"],
             hub_password=values["hub_password"],
-            avatar_id=values["avatar_id"] if is_application else 1,
+            avatar_id=0 if is_application else 1,
         )
         self._state.users.append(user)
         self._state.note(f"User {username} has been created")

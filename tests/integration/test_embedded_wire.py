@@ -1,0 +1,36 @@
+"""The embedded broker answers as the recorded one did, but for the differences that are listed with their reasons."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from tests.wire import compare, report
+from tests.wire.compare import Outcome
+from tests.wire.differences import ALLOWED, NOT_REPLAYED
+
+
+async def test_management_api_agrees() -> None:
+    assert_agree(await report.replay_main(), at_least=495)
+
+
+async def test_sandbox_instance_agrees() -> None:
+    assert_agree(await report.replay_sandbox(), at_least=15)
+
+
+async def test_control_channel_agrees() -> None:
+    assert_agree(await report.replay_tcp(), at_least=76)
+
+
+def test_listed_differences_exist_in_the_recordings() -> None:
+    recorded = {line["scenario"] for file in ("http", "tcp", "streams", "consumers") for line in compare.lines(file)}
+    assert set() == (ALLOWED.keys() | NOT_REPLAYED.keys()) - recorded
+
+
+def assert_agree(outcomes: list[Outcome], *, at_least: int) -> None:
+    different = {outcome.scenario: outcome.difference for outcome in outcomes if outcome.difference}
+    replayed = Counter(outcome.scenario for outcome in outcomes)
+    assert [] == [outcome for outcome in outcomes if outcome.difference and outcome.scenario not in ALLOWED]
+    assert [] == [scenario for scenario in ALLOWED if scenario in replayed and scenario not in different]
+    agree = len(outcomes) - len(different)
+    print(f"{agree} of {len(outcomes)} exchanges agree")
+    assert at_least <= agree
