@@ -412,7 +412,7 @@ class NatsTransport:
         self._subscriptions.discard(subscription)
         self._sinks.pop(subscription.sid, None)
         if subscription.sub is not None and not self.closed:
-            self._spawn(_quietly(subscription.sub.unsubscribe()), "nats.unsubscribe")
+            self._spawn(_quietly(subscription.sub.unsubscribe), "nats.unsubscribe")
 
     async def drain(self, subscription: Subscription, timeout_s: float) -> None:
         assert isinstance(subscription, _Subscription)
@@ -421,9 +421,7 @@ class NatsTransport:
             await self.barrier(timeout_s)
         elif self.connected and subscription.sub is not None:
             await asyncio.wait(
-                {
-                    self._loop.create_task(_quietly(subscription.sub.drain()))  # type: ignore[no-untyped-call]
-                },
+                {self._loop.create_task(_quietly(subscription.sub.drain))},
                 timeout=timeout_s,
             )
         self._detach(subscription)
@@ -582,6 +580,7 @@ def _public_callback(sink: Sink) -> Callable[[Msg], Awaitable[None]]:
     return callback
 
 
-async def _quietly(work: Awaitable[None]) -> None:
+async def _quietly(work: Callable[[], Awaitable[None]]) -> None:
+    # A function, not its coroutine: a task that is cancelled before it began would leave that one unawaited.
     with contextlib.suppress(NatsError, OSError):
-        await work
+        await work()
