@@ -65,6 +65,7 @@ class JetStream:
 
     def __init__(self) -> None:
         self._client = Client()
+        self._was_connected = False
 
     async def connect(self, url: str, token: str) -> None:
         """Returns when JetStream answers. `BrokerError` when it does not."""
@@ -80,13 +81,15 @@ class JetStream:
             await self.request("INFO")
         except (nats.errors.Error, OSError, JetStreamError) as error:
             raise BrokerError(f"the embedded nats-server does not answer: {error}") from error
+        self._was_connected = True
         # Only now: before the first connect it would try for ever.
         self._client.options["max_reconnect_attempts"] = -1
         self._client.options["reconnect_time_wait"] = RECONNECT_WAIT_S
 
     async def close(self) -> None:
         """Ends the connection."""
-        await self._client.close()
+        if self._was_connected:  # nats-py cannot close what was never open
+            await self._client.close()
 
     @property
     def is_connected(self) -> bool:

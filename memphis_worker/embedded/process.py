@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
+import secrets
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,12 +18,13 @@ import structlog
 
 from memphis_worker.embedded import guard
 from memphis_worker.embedded.binary import find_nats_server
-from memphis_worker.errors import BrokerError, PortTaken
+from memphis_worker.errors import BrokerError, InvalidOption, PortTaken
 
 log = structlog.get_logger()
 
 READY_S = 10.0
 PROBE_S = 0.01
+GREETING_S = 1.0
 BACKOFF_FIRST_S = 0.05
 BACKOFF_LAST_S = 2.0
 
@@ -37,6 +41,7 @@ class NatsServer:
         self._host = host
         self._token = token
         self._inherit = tuple(inherit)
+        self._name = f"memphis-embedded-{secrets.token_hex(4)}"
         self._guard: subprocess.Popen[bytes] | None = None
         self._life: asyncio.StreamReader | None = None
         self._transport: asyncio.BaseTransport | None = None
@@ -51,6 +56,7 @@ class NatsServer:
 
     async def start(self) -> None:
         """Returns when it greets on its port. `PortTaken`, `MissingExtra`, or `BrokerError` with its last log line."""
+        self._check_port()
         await self._run(find_nats_server())
         self._watcher = asyncio.create_task(self._watch(), name="embedded-nats-server")
 
@@ -61,6 +67,16 @@ class NatsServer:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
         await self._end()
+
+    def _check_port(self) -> None:
+        """Before the start: who listens there now could greet in its place."""
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        try:
+            socket.create_server((self._host, self.port), family=family).close()
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise InvalidOption(f"cannot listen on {self._host}:{self.port}: {error.strerror or error}") from error
+            raise PortTaken(taken("data", self._host, self.port)) from error
 
     async def _watch(self) -> None:
         backoff_s = BACKOFF_FIRST_S
@@ -97,6 +113,7 @@ class NatsServer:
         for stale in self._folder.glob("*.ports"):
             stale.unlink(missing_ok=True)
         lines = [
+            f"server_name: {self._name}",
             f"host: {json.dumps(self._host)}",
             f"port: {self.port or -1}",
             f"ports_file_dir: {json.dumps(str(self._folder))}",
@@ -156,11 +173,13 @@ class NatsServer:
         except OSError:
             return False
         try:
-            return (await reader.readline()).startswith(b"INFO ")
-        except OSError:
+            async with asyncio.timeout(GREETING_S):
+                greeting = await reader.readline()
+        except (OSError, TimeoutError):
             return False
         finally:
             writer.close()
+        return greeting.startswith(b"INFO ") and self._name.encode() in greeting
 
     def _failure(self) -> BrokerError | PortTaken:
         last = self._last_log_line()
