@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 from tests.wire import compare, report
 from tests.wire.compare import Outcome
@@ -17,12 +18,20 @@ async def test_sandbox_instance_agrees() -> None:
     assert_agree(await report.replay_sandbox(), at_least=15)
 
 
+async def test_broker_started_again_agrees(tmp_path: Path) -> None:
+    assert_agree(await report.replay_restart(tmp_path), at_least=7)
+
+
 async def test_control_channel_agrees() -> None:
     assert_agree(await report.replay_tcp(), at_least=78)
 
 
 def test_listed_differences_exist_in_the_recordings() -> None:
-    recorded = {line["scenario"] for file in ("http", "tcp", "streams", "consumers") for line in compare.lines(file)}
+    recorded = {
+        line["scenario"]
+        for file in ("http", "tcp", "streams", "consumers", "deadletters")
+        for line in compare.lines(file)
+    }
     assert set() == (ALLOWED.keys() | NOT_REPLAYED.keys()) - recorded
 
 

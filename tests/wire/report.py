@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from memphis_worker.embedded import EmbeddedBroker
@@ -15,6 +17,17 @@ from tests.wire.scenes import BEFORE, HEADERS
 from tests.wire.world import World
 
 OVERVIEW_WAIT_S = 0.01
+RESTARTED = (
+    "getAllProducersByStation: right after the broker was killed (SIGKILL) and started again",
+    "createProducer: same name by a new connection, after the broker restart",
+    "createProducer: same name by the reconnected id, after the broker restart",
+    "getAllConsumersByStation: after the reconnect",
+)
+OVERVIEW = (
+    "getMainOverviewData: one station (environment with DOCKER_ENV and DEV_ENV set, no UI)",
+    "getAllStations: one station",
+    "getClusterInfo: database is down",
+)
 
 
 async def replay_main() -> list[Outcome]:
@@ -41,6 +54,27 @@ async def replay_sandbox() -> list[Outcome]:
         return [await replay.run(exchange) for exchange in _of_parts("D")]
 
 
+async def replay_restart(directory: Path) -> list[Outcome]:
+    """Of part E: a broker that was started again, and the overview of one station."""
+    async with EmbeddedBroker(directory=directory) as broker, World(broker) as world:
+        session = await world.connect("before")
+        await world.producer(session, "rp", "rst")
+        await world.consumer(session, "rc", "rst", "rg", max_ack_time_ms=500, max_msg_deliveries=1)
+        token = await world.root_token()
+        world.sessions.clear()  # it stays open until the broker is gone
+    session.writer.close()
+    async with EmbeddedBroker(directory=directory) as broker, World(broker) as world:
+        world.kept["root"], world.kept["before"] = token, session.id
+        replay = HttpReplay(world, BEFORE, HEADERS)
+        outcomes = [await replay.run(exchange) for exchange in _named("E", RESTARTED)]
+    async with EmbeddedBroker() as broker, World(broker) as world:
+        await world.producer(await world.connect("over"), "p", "ovst")
+        for _ in range(15):
+            await world.produce("ovst.final", b"m")
+        replay = HttpReplay(world, BEFORE, HEADERS)
+        return outcomes + [await replay.run(exchange) for exchange in _named("E", OVERVIEW)]
+
+
 async def replay_tcp() -> list[Outcome]:
     """The sessions on the control channel."""
     async with EmbeddedBroker(jwt_secret="x") as broker, World(broker) as world:
@@ -51,6 +85,10 @@ async def replay_tcp() -> list[Outcome]:
         return [await classic_tcp.run(world, exchange) for exchange in recorded]
 
 
+def _named(part: str, scenarios: tuple[str, ...]) -> list[dict[str, Any]]:
+    return [exchange for exchange in _of_parts(part) if exchange["scenario"] in scenarios]
+
+
 def _of_parts(parts: str) -> list[dict[str, Any]]:
     found = [exchange for exchange in compare.lines("http") if exchange["scenario"] not in NOT_REPLAYED]
     return sorted((exchange for exchange in found if exchange["part"] in parts), key=lambda found: found["part"])
@@ -58,7 +96,9 @@ def _of_parts(parts: str) -> list[dict[str, Any]]:
 
 async def replay() -> list[Outcome]:
     """Everything."""
-    return [*await replay_main(), *await replay_sandbox(), *await replay_tcp()]
+    with tempfile.TemporaryDirectory() as directory:
+        restarted = await replay_restart(Path(directory))
+    return [*await replay_main(), *await replay_sandbox(), *restarted, *await replay_tcp()]
 
 
 def main() -> int:

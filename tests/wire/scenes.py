@@ -189,6 +189,14 @@ async def sdk_session(world: World) -> None:
     world.ids["6b0562c5a58a9b70e06d1b88"] = (await world.connect("sdk")).id
 
 
+async def new_after_restart(world: World) -> None:
+    world.ids["6b0564c76003c44a29afb252"] = (await world.connect("new")).id
+
+
+async def old_after_restart(world: World) -> None:
+    world.ids["6b0564c4502ff7f32c1d0d32"] = (await world.connect("old", connection_id=world.kept["before"])).id
+
+
 def kept(name: str) -> Callable[[World], Awaitable[str]]:
     async def token(world: World) -> str:
         return world.kept[name]
@@ -224,6 +232,8 @@ BEFORE: dict[str, Step] = {
     "sandbox: createStation as application user": sandbox_session,
     "sandbox: removeFactory as management user": sandbox_manager,
     "sdk 0.1.5: producer: ok": sdk_session,
+    "createProducer: same name by a new connection, after the broker restart": new_after_restart,
+    "createProducer: same name by the reconnected id, after the broker restart": old_after_restart,
 }
 
 HEADERS: dict[str, Callable[[World], Awaitable[str]]] = {
