@@ -115,6 +115,7 @@ class Memphis:
         transport, plane = self._transport, self._plane
         self._transport = self._plane = None
         if transport is not None:
+            await transport.barrier(self._timeout_s)  # The acks of this tick are read by the server, or it is gone.
             await transport.close()
         if plane is not None:
             await plane.close()

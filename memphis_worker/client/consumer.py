@@ -89,6 +89,7 @@ class Consumer:
         self._stopped = asyncio.Event()
         self._gone: MemphisWorkerError | None = None
         self._consuming: asyncio.Task[None] | None = None
+        self._caller: asyncio.Task[object] | None = None
 
     def __repr__(self) -> str:
         return f"<Consumer {self.consumer_name} of {self.station_name}/{self.consumer_group}>"
@@ -176,9 +177,8 @@ class Consumer:
     async def close(self) -> None:
         """Gets no more messages, and waits for the callback that runs; member and group stay. Never raises."""
         self.stop(ConnectionClosed(f"{self!r} was closed; make a new consumer"))
-        consuming = self._consuming
-        if consuming is not None and consuming is not asyncio.current_task():
-            await asyncio.wait({consuming})
+        if self._consuming is not None and not self._inside:
+            await asyncio.wait({self._consuming})
 
     def stop(self, why: MemphisWorkerError) -> None:
         """Gets no more messages; a callback that runs goes on. What is called later raises `why`."""
@@ -195,7 +195,7 @@ class Consumer:
         """`close()`, but a callback that takes longer than this is cancelled."""
         self.stop(ConnectionClosed(f"{self!r} was closed with its connection"))
         consuming = self._consuming
-        if consuming is None or consuming is asyncio.current_task():
+        if consuming is None or self._inside:
             return
         _, late = await asyncio.wait({consuming}, timeout=timeout_s)
         if late:
@@ -252,10 +252,13 @@ class Consumer:
             if messages and self._stopped.is_set():
                 give_back(messages)
                 return
+            self._caller = asyncio.current_task()
             try:
                 await callback(messages, error)
             except Exception:
                 log.exception("callback.failed", consumer=repr(self), messages=len(messages))
+            finally:
+                self._caller = None
 
     async def _pause(self, seconds: float) -> None:
         if seconds > 0:
@@ -264,6 +267,11 @@ class Consumer:
                     await self._stopped.wait()
             except TimeoutError:
                 pass
+
+    @property
+    def _inside(self) -> bool:
+        """Whether the caller is our own callback: waiting for it would never end."""
+        return asyncio.current_task() is self._caller is not None
 
     # ------------------------------------------------------------------- joining
 

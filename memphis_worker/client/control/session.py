@@ -191,6 +191,7 @@ class Session:
         loop = asyncio.get_running_loop()
         assert self._reader is not None
         assert self._grant is not None
+        self._renewal.clear()
         while True:
             if self._renewal.is_set():
                 self._renewal.clear()
