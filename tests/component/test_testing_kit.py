@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from memphis_worker import App, Backoff, MemphisWorkerError, Reject
+from memphis_worker.testing import MemoryBroker, Stuck, VirtualLoop, run, running
+
+
+def test_an_hour_takes_no_time() -> None:
+    async def wait() -> float:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await asyncio.sleep(3600)
+        return loop.time() - began
+
+    assert run(wait()) == pytest.approx(3600)
+
+
+def test_a_wait_that_can_never_end_is_an_error() -> None:
+    async def wait() -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(Stuck):
+        run(wait())
+
+
+def test_timers_fire_in_their_order() -> None:
+    async def wait() -> list[int]:
+        seen: list[int] = []
+        loop = asyncio.get_running_loop()
+        for i in (3, 1, 2):
+            loop.call_later(i, seen.append, i)
+        await asyncio.sleep(5)
+        return seen
+
+    assert [1, 2, 3] == run(wait())
+
+
+async def test_code_may_take_virtual_time() -> None:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    began = loop.time()
+    loop.advance(2.5)
+    assert 2.5 == loop.time() - began
+
+
+async def test_an_app_runs_and_everything_is_acked() -> None:
+    app, seen = App(), []
+
+    @app.handler(station="orders")
+    async def bill(body: dict) -> None:
+        seen.append(body["id"])
+
+    async with running(app) as worker:
+        for i in range(50):
+            await worker.produce("orders", {"id": i})
+        await worker.drained()
+        assert 0 == await worker.stop()
+    assert list(range(50)) == seen
+    assert ["success"] * 50 == [each.outcome for each in worker.outcomes]
+    assert 50 == len(worker.broker.answers("orders", "bill", "+ACK"))
+
+
+async def test_drained_waits_for_retries_and_dead_letters() -> None:
+    app = App()
+
+    @app.handler(station="orders", retry=Backoff(base_s=60), max_msg_deliveries=3)
+    async def bill(body: bytes) -> None:
+        raise ValueError("no")
+
+    async with running(app) as worker:
+        await worker.produce("orders", b"\x00raw", headers={"trace": "7"})
+        await worker.drained()
+        (dead,) = worker.dead_letters()
+    assert (b"\x00raw", "exhausted", 3, "7") == (dead.data, dead.reason, dead.deliveries, dead.headers["trace"])
+    assert ["retry", "retry", "dead_letter"] == [each.outcome for each in worker.outcomes]
+    assert 3 == len(worker.failures)
+
+
+async def test_drained_says_what_is_left() -> None:
+    app = App()
+
+    @app.handler(station="orders")
+    async def bill(body: bytes) -> None:
+        await asyncio.sleep(100)
+
+    async with running(app) as worker:
+        await worker.produce("orders", b"x")
+        with pytest.raises(AssertionError, match="orders/bill: 0 waiting, 1 in flight"):
+            await worker.drained(timeout_s=5)
+
+
+async def test_an_app_that_cannot_start_raises_at_the_start() -> None:
+    app = App()
+
+    @app.handler(station="orders", max_ack_time_ms=5000)
+    async def bill(body: bytes) -> None: ...
+
+    broker = MemoryBroker()
+    async with running(app, broker=broker):
+        pass
+    broker.group("orders", "bill").ack_wait_s = 9
+    with pytest.raises(MemphisWorkerError, match="its ack wait is 9 s"):
+        async with running(app, broker=broker):
+            pass
+
+
+async def test_two_workers_share_a_group() -> None:
+    app, other, seen = App(), App(), []
+
+    async def bill(body: bytes) -> None:
+        await asyncio.sleep(0.01)
+        seen.append(body)
+
+    for each in (app, other):
+        each.handler(station="orders", concurrency=1)(bill)
+    broker = MemoryBroker()
+    async with running(app, broker=broker) as one, running(other, broker=broker) as two:
+        for i in range(100):
+            await one.produce("orders", b"%d" % i)
+        await one.drained()
+    assert 100 == len(set(seen)) == len(seen)
+    assert one.outcomes
+    assert two.outcomes
+
+
+async def test_a_message_id_is_stored_once_within_the_window() -> None:
+    app = App()
+
+    @app.handler(station="orders")
+    async def bill(body: bytes) -> None:
+        raise Reject("no")
+
+    async with running(app) as worker:
+        for _ in range(3):
+            await worker.produce("orders", b"x", msg_id="1")
+        await worker.drained()
+        assert [b"x"] == worker.broker.bodies("orders")
+        assert [b"x"] == [each.data for each in worker.dead_letters()]
