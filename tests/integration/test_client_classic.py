@@ -654,7 +654,10 @@ async def test_iteration_gives_message_by_message_and_gives_back_the_rest(memphi
             if len(seen) == 2:
                 break
     assert seen == [b"m0", b"m1"]
-    assert [(m.get_data(), m.deliveries) for m in await consumer.fetch()] == [(b"m2", 2), (b"m3", 2)]
+    again = await consumer.fetch()
+    while len(again) < 2:
+        again += await consumer.fetch()
+    assert [(m.get_data(), m.deliveries) for m in again] == [(b"m2", 2), (b"m3", 2)]
 
 
 async def test_iteration_ends_when_the_consumer_is_destroyed(memphis: Memphis, name: str) -> None:
@@ -1027,9 +1030,11 @@ async def test_lag_counts_what_waits_and_what_is_in_flight(memphis: Memphis, nam
     assert 0 <= lag.oldest_age_s < 60
     await second.ack()
     await first.nak()
-    (first,) = await consumer.fetch(1)
+    held = await consumer.fetch()
+    while not any(message.deliveries == 2 for message in held):
+        held += await consumer.fetch()
     lag = await group_lag(transport, name, "g")
-    assert (lag.waiting, lag.in_flight, lag.redelivered) == (1, 1, 1)
+    assert (lag.waiting, lag.in_flight, lag.redelivered) == (0, 2, 1)
 
 
 async def test_what_does_not_exist_is_missing(memphis: Memphis, name: str) -> None:
