@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -78,12 +79,11 @@ class EmbeddedBroker:
         self._secrets = (jwt_secret, refresh_jwt_secret)
         self._ports = (management_port, tcp_port, data_port)
         self._folder = Folder(directory)
+        self._opened = AsyncExitStack()
         self._nats: NatsServer | None = None
-        self._jetstream: JetStream | None = None
         self._management: Listener | None = None
         self._control: Listener | None = None
         self._presence: Presence | None = None
-        self._sweeper: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -107,39 +107,51 @@ class EmbeddedBroker:
             raise
 
     async def _start(self) -> None:
-        path = await self._folder.open()
-        state = State(path / "state.json" if self._folder.kept else None)
-        state.load()
-        state.jwt_secret = state.jwt_secret if self._secrets[0] is None else self._secrets[0]
-        state.refresh_secret = state.refresh_secret if self._secrets[1] is None else self._secrets[1]
-        self._jetstream = JetStream()
-        poisons = self._compose(state, self._jetstream)
-        await self._listener(self._management).bind()
-        await self._listener(self._control).bind()
+        path = await self._open(self._folder)
+        state = self._records(path)
+        jetstream = JetStream()
+        poisons, management, control = self._compose(state, jetstream)
+        for listener in (management, control):
+            self._opened.push_async_callback(listener.close)
+            await listener.bind()
+        self._management, self._control = management, control
         self._nats = NatsServer(
-            folder=path,
-            host=self._host,
-            port=self._ports[2],
-            token=self._settings.token,
-            inherit=[self._folder.lock],
+            folder=path, host=self._host, port=self._ports[2], token=self._settings.token, inherit=[self._folder.lock]
         )
+        self._opened.push_async_callback(self._nats.close)
         await self._nats.start()
-        await self._jetstream.connect(
-            f"nats://{_bracketed(reachable(self._host))}:{self._nats.port}", self._settings.token
-        )
-        await self._make_log_stream(self._jetstream)
+        self._opened.push_async_callback(jetstream.close)
+        url = f"nats://{_bracketed(reachable(self._host))}:{self._nats.port}"
+        await jetstream.connect(url, self._settings.token)
+        await _make_log_stream(jetstream)
         await poisons.listen()
         state.save()
-        await self._listener(self._management).serve()
-        await self._listener(self._control).serve()
-        self._sweeper = asyncio.create_task(self._sweep(), name="embedded-sweeper")
-        log.info("embedded_broker.started", management_port=self.management_port, tcp_port=self.tcp_port)
+        for listener in (management, control):
+            await listener.serve()
+            # Closed before nats-server: a client that loses that first would drop its session and be marked inactive.
+            self._opened.push_async_callback(listener.close)
+        sweeper = asyncio.create_task(self._sweep(), name="embedded-sweeper")
+        self._opened.push_async_callback(_cancelled, sweeper)
+        ports = {"management_port": management.port, "tcp_port": control.port, "data_port": self._nats.port}
+        log.info("embedded_broker.started", **ports)
 
-    def _compose(self, state: State, jetstream: JetStream) -> Poisons:
+    async def _open(self, folder: Folder) -> Path:
+        self._opened.callback(folder.close)
+        return await folder.open()
+
+    def _records(self, folder: Path) -> State:
+        state = State(folder / "state.json" if self._folder.kept else None)
+        state.load()
+        jwt_secret, refresh_secret = self._secrets
+        state.jwt_secret = state.jwt_secret if jwt_secret is None else jwt_secret
+        state.refresh_secret = state.refresh_secret if refresh_secret is None else refresh_secret
+        return state
+
+    def _compose(self, state: State, jetstream: JetStream) -> tuple[Poisons, Listener, Listener]:
         settings = self._settings
         tokens = Tokens(state, settings)
-        self._presence = Presence(state, settings)
-        users = Users(state, settings, self._presence, tokens)
+        self._presence = presence = Presence(state, settings)
+        users = Users(state, settings, presence, tokens)
         users.ensure_root()
         stations = Stations(state, jetstream)
         members = Members(state, jetstream, stations)
@@ -147,45 +159,13 @@ class EmbeddedBroker:
         overview = Overview(
             state=state, settings=settings, jetstream=jetstream, stations=stations, members=members, poisons=poisons
         )
-        endpoints = [
-            endpoint for part in (users, stations, members, poisons, overview) for endpoint in part.endpoints()
-        ]
+        parts = (users, stations, members, poisons, overview)
+        endpoints = [endpoint for part in parts for endpoint in part.endpoints()]
         site = HttpSite(ClassicApi(state=state, settings=settings, tokens=tokens, endpoints=endpoints).find)
-        control = ControlChannel(
-            state=state, settings=settings, presence=self._presence, tokens=tokens, jetstream=jetstream
-        )
-        self._management = Listener(kind="management", host=self._host, port=self._ports[0], session=site.session)
-        self._control = Listener(kind="tcp", host=self._host, port=self._ports[1], session=control.session)
-        return poisons
-
-    async def _make_log_stream(self, jetstream: JetStream) -> None:
-        """The real broker's own stream, so that clients that list streams meet it; here nothing is written to it."""
-        stream = {
-            "name": SYSTEM_LOGS,
-            "subjects": [SYSTEM_LOGS],
-            "retention": "workqueue",
-            "discard": "old",
-            "storage": "file",
-            "num_replicas": 1,
-            "duplicate_window": LEAST_DEDUP_MS * 1_000_000,
-        }
-        durable = {
-            "durable_name": f"{SYSTEM_LOGS}_consumers",
-            "deliver_policy": "all",
-            "ack_policy": "explicit",
-            "ack_wait": 30_000_000_000,
-            "filter_subject": SYSTEM_LOGS,
-            "replay_policy": "instant",
-            "max_ack_pending": 65536,
-        }
-        try:
-            await jetstream.request(f"STREAM.CREATE.{SYSTEM_LOGS}", stream)
-            await jetstream.request(
-                f"CONSUMER.DURABLE.CREATE.{SYSTEM_LOGS}.{SYSTEM_LOGS}_consumers",
-                {"stream_name": SYSTEM_LOGS, "config": durable},
-            )
-        except JetStreamError as error:
-            raise BrokerError(f"JetStream does not work: {error}") from error
+        channel = ControlChannel(state=state, settings=settings, presence=presence, tokens=tokens, jetstream=jetstream)
+        management = Listener(kind="management", host=self._host, port=self._ports[0], session=site.session)
+        control = Listener(kind="tcp", host=self._host, port=self._ports[1], session=channel.session)
+        return poisons, management, control
 
     async def _sweep(self) -> None:
         while True:
@@ -199,18 +179,7 @@ class EmbeddedBroker:
 
     async def close(self) -> None:
         """Ends everything. Records are not marked inactive: a stop of the real broker does not, either."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            await asyncio.gather(self._sweeper, return_exceptions=True)
-        for listener in (self._management, self._control):
-            if listener is not None:
-                await listener.close()
-        if self._jetstream is not None:
-            await self._jetstream.close()
-        if self._nats is not None:
-            await self._nats.close()
-        self._folder.close()
-        self._sweeper = self._management = self._control = self._jetstream = None
+        await self._opened.aclose()
 
     @property
     def token(self) -> str:
@@ -248,10 +217,40 @@ class EmbeddedBroker:
         ports = f"management_port={self.management_port}&tcp_port={self.tcp_port}&data_port={self.data_port}"
         return f"memphis://root:{quote(self.token, safe='')}@{_bracketed(reachable(self._host))}?{ports}"
 
-    @staticmethod
-    def _listener(listener: Listener | None) -> Listener:
-        assert listener is not None
-        return listener
+
+async def _make_log_stream(jetstream: JetStream) -> None:
+    """The real broker's own stream, so that clients that list streams meet it; here nothing is written to it."""
+    stream = {
+        "name": SYSTEM_LOGS,
+        "subjects": [SYSTEM_LOGS],
+        "retention": "workqueue",
+        "discard": "old",
+        "storage": "file",
+        "num_replicas": 1,
+        "duplicate_window": LEAST_DEDUP_MS * 1_000_000,
+    }
+    durable = {
+        "durable_name": f"{SYSTEM_LOGS}_consumers",
+        "deliver_policy": "all",
+        "ack_policy": "explicit",
+        "ack_wait": 30_000_000_000,
+        "filter_subject": SYSTEM_LOGS,
+        "replay_policy": "instant",
+        "max_ack_pending": 65536,
+    }
+    try:
+        await jetstream.request(f"STREAM.CREATE.{SYSTEM_LOGS}", stream)
+        await jetstream.request(
+            f"CONSUMER.DURABLE.CREATE.{SYSTEM_LOGS}.{SYSTEM_LOGS}_consumers",
+            {"stream_name": SYSTEM_LOGS, "config": durable},
+        )
+    except JetStreamError as error:
+        raise BrokerError(f"JetStream does not work: {error}") from error
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _bracketed(host: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -31,7 +32,11 @@ class Listener:
     async def bind(self) -> None:
         """`PortTaken` when somebody else has the port, `InvalidOption` when the address is not ours."""
         try:
-            self._server = await asyncio.start_server(self._accept, self._host, self.port, start_serving=False)
+            # One family, as the real broker: two sockets on a free port would have two ports.
+            family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+            self._server = await asyncio.start_server(
+                self._accept, self._host, self.port, family=family, start_serving=False
+            )
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise PortTaken(taken(self._kind, self._host, self.port)) from error

@@ -10,6 +10,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
@@ -18,14 +19,16 @@ import structlog
 
 from memphis_worker.embedded import guard
 from memphis_worker.embedded.binary import find_nats_server
-from memphis_worker.errors import BrokerError, InvalidOption, PortTaken
+from memphis_worker.errors import BrokerError, InvalidOption, MemphisWorkerError, PortTaken
 
 log = structlog.get_logger()
 
 READY_S = 10.0
 PROBE_S = 0.01
 GREETING_S = 1.0
-BACKOFF_FIRST_S = 0.05
+STEADY_S = 10.0
+"""After so long a life the next restart is quick again."""
+BACKOFF_FIRST_S = 0.025
 BACKOFF_LAST_S = 2.0
 
 
@@ -81,18 +84,19 @@ class NatsServer:
     async def _watch(self) -> None:
         backoff_s = BACKOFF_FIRST_S
         while True:
+            began = time.monotonic()
             if self._life is not None:
                 await self._life.read()
+                log.warning("nats_server.died", port=self.port)
             await self._end()
-            log.warning("nats_server.died", port=self.port, backoff_s=backoff_s)
+            lasted = time.monotonic() - began > STEADY_S
+            backoff_s = BACKOFF_FIRST_S if lasted else min(backoff_s * 2, BACKOFF_LAST_S)
             await asyncio.sleep(backoff_s)
             try:
                 await self._run(find_nats_server())
-            except BrokerError as error:
-                backoff_s = min(backoff_s * 2, BACKOFF_LAST_S)
+            except MemphisWorkerError as error:
                 log.warning("nats_server.start_failed", port=self.port, error=str(error))
                 continue
-            backoff_s = BACKOFF_FIRST_S
             self.restarts += 1
             log.info("nats_server.restarted", port=self.port, pid=self.pid)
 
@@ -114,11 +118,11 @@ class NatsServer:
             stale.unlink(missing_ok=True)
         lines = [
             f"server_name: {self._name}",
-            f"host: {json.dumps(self._host)}",
+            f"host: {_quoted(self._host)}",
             f"port: {self.port or -1}",
-            f"ports_file_dir: {json.dumps(str(self._folder))}",
-            f"jetstream {{ store_dir: {json.dumps(str(self._folder / 'streams'))} }}",
-            f"authorization {{ token: {json.dumps(self._token)} }}",
+            f"ports_file_dir: {_quoted(str(self._folder))}",
+            f"jetstream {{ store_dir: {_quoted(str(self._folder / 'streams'))} }}",
+            f"authorization {{ token: {_quoted(self._token)} }}",
         ]
         path = self._folder / "nats-server.conf"
         path.touch(mode=0o600)
@@ -221,6 +225,11 @@ def reachable(host: str) -> str:
 def taken(kind: str, host: str, port: int) -> str:
     """One line for a port that somebody else listens on; `kind` is management, tcp or data."""
     return f"{host}:{port} is taken; choose another {kind} port ({kind}_port=, --{kind}-port)"
+
+
+def _quoted(text: str) -> str:
+    """A string of nats-server's configuration: quoted, so that `$` and `#` mean nothing."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _pipe(stream: IO[bytes] | None) -> IO[bytes]:

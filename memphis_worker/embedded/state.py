@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from memphis_worker.embedded.ids import new_id
+from memphis_worker.errors import InvalidOption
 
 ROOT = "root"
 APPLICATION = "application"
@@ -190,10 +191,18 @@ class State:
         self.refresh_secret = secrets.token_hex(32)
 
     def load(self) -> None:
-        """Takes over what an earlier broker left. Nothing is marked inactive: the real one does not either."""
+        """Takes over what an earlier broker left. Nothing is marked inactive: the real one does not either.
+
+        `InvalidOption` when the file is something else.
+        """
         if self._path is None or not self._path.exists():
             return
-        kept = json.loads(self._path.read_text(encoding="utf-8"))
+        try:
+            self._take_over(json.loads(self._path.read_text(encoding="utf-8")))
+        except (ValueError, KeyError, TypeError) as error:
+            raise InvalidOption(f"{self._path} is not what an embedded broker left there: {error}") from error
+
+    def _take_over(self, kept: dict[str, Any]) -> None:
         self.jwt_secret, self.refresh_secret = kept["jwt_secret"], kept["refresh_secret"]
         for row in kept["poisons"]:
             row["groups"] = [PoisonedGroup(**group) for group in row["groups"]]

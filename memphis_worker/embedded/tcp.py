@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from dataclasses import dataclass
+from typing import Any
 
 from memphis_worker.embedded import gojson
 from memphis_worker.embedded.ids import ZERO, decode_id
@@ -192,10 +193,6 @@ def _bare_end(data: bytes, start: int) -> int | None:
     return end if end < len(data) else None
 
 
-_STRINGS = {"username", "broker_creds"}
-_BOOLS = {"resend_access_token", "ping"}
-
-
 def decode_message(data: bytes) -> ControlMessage:
     """Keys in any case, unknown ones ignored; ValueError for a wrong type, also of `connection_id` in a ping."""
     decoded = gojson.loads_first(data)
@@ -203,19 +200,19 @@ def decode_message(data: bytes) -> ControlMessage:
         decoded = {}
     if not isinstance(decoded, dict):
         raise ValueError("not an object")
-    strings = dict.fromkeys(_STRINGS, "")
-    bools = dict.fromkeys(_BOOLS, False)
-    connection_id = ZERO
+    values: dict[str, Any] = {
+        "username": "",
+        "broker_creds": "",
+        "connection_id": ZERO,
+        "resend_access_token": False,
+        "ping": False,
+    }
     for key, value in decoded.items():
-        match key.lower(), value:
-            case "connection_id", _:
-                connection_id = decode_id(value)
-            case _, None:
-                continue
-            case name, str() if name in _STRINGS:
-                strings[name] = gojson.no_surrogates(value)
-            case name, bool() if name in _BOOLS:
-                bools[name] = value
-            case name, _ if name in _STRINGS | _BOOLS:
+        name = key.lower()
+        if name == "connection_id":
+            values[name] = decode_id(value)
+        elif name in values and value is not None:
+            if type(value) is not type(values[name]):
                 raise ValueError(f"{name} has a wrong type")
-    return ControlMessage(connection_id=connection_id, **strings, **bools)  # type: ignore[arg-type]
+            values[name] = gojson.no_surrogates(value) if isinstance(value, str) else value
+    return ControlMessage(**values)

@@ -251,6 +251,22 @@ def test_broker_works_on_a_loop_of_another_thread_and_outlives_the_thread_that_s
         loop.close()
 
 
+@pytest.mark.parametrize("token", ['a"b\\c', "$HOME", "caf\u00e9 # x", "{}"])
+async def test_any_token_will_do(token: str) -> None:
+    async with EmbeddedBroker(token=token) as broker:
+        client = await nats.connect(f"nats://127.0.0.1:{broker.data_port}", token=token)
+        assert client.is_connected
+        await client.close()
+
+
+async def test_state_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    state = tmp_path / "state.json"
+    state.write_text('{"jwt_secret": 1}')
+    with pytest.raises(InvalidOption, match="is not what an embedded broker left there"):
+        await EmbeddedBroker(directory=tmp_path).start()
+    assert state.read_text() == '{"jwt_secret": 1}'
+
+
 async def test_url_quotes_the_token_and_repr_and_logs_have_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
     async with EmbeddedBroker(token="s3cr@t/", root_password="hid?den") as broker:
         ports = f"management_port={broker.management_port}&tcp_port={broker.tcp_port}&data_port={broker.data_port}"

@@ -47,6 +47,15 @@ RESENT_AFTER = {
     "resendPoisonMessages: all its groups destroyed": "resend after the groups were destroyed",
 }
 
+DEDUP: dict[str, dict[str, object]] = {
+    "dedup: station dd1 (window 1500 ms), same Nats-Msg-Id again after 0.2 s": {
+        "dedup_enabled": True,
+        "dedup_window_in_ms": 1500,
+    },
+    "dedup: station dd0 (dedup off), same Nats-Msg-Id again after 0.02 s": {},
+}
+"""Scenario -> options of the station."""
+
 
 async def before(world: World, scenario: str) -> list[Outcome]:
     """The configurations that were looked at before this exchange."""
@@ -94,19 +103,14 @@ def _resent(message: Any) -> dict[str, Any]:
 
 async def dedup(world: World) -> list[Outcome]:
     """The same Nats-Msg-Id within the window of a station."""
-    stations = {"dd1": {"dedup_enabled": True, "dedup_window_in_ms": 1500}, "dd0": {}}
     outcomes = []
-    for name, options in stations.items():
-        body = {"name": name, "factory_name": "ddf", **options}
-        await world.call("POST", "/api/stations/createStation", body)
+    for scenario, options in DEDUP.items():
+        recorded = _line("deadletters", scenario)["event"]
+        name = recorded[0]["stream"]
+        await world.call("POST", "/api/stations/createStation", {"name": name, "factory_name": "ddf", **options})
         acks = [await world.produce(f"{name}.final", b"m", Nats_Msg_Id="same") for _ in range(2)]
-        line = next(
-            line
-            for line in compare.lines("deadletters")
-            if line["scenario"].startswith(f"dedup: station {name}") and line["event"][1].get("duplicate")
-        )
         got = [{key: ack[key] for key in ("stream", "seq", "duplicate") if key in ack} for ack in acks]
-        outcomes.append(Outcome("deadletters", line["scenario"], compare.differing(line["event"], got)))
+        outcomes.append(Outcome("deadletters", scenario, compare.differing(recorded, got)))
     return outcomes
 
 
