@@ -13,7 +13,7 @@ from memphis_worker.handler import Handler
 from memphis_worker.options import GroupOptions, StationOptions
 from memphis_worker.runtime.settlement import CRASH_MARGIN
 
-__all__ = ["DEAD_STATION", "bind", "dead_station_options", "declare_station", "difference"]
+__all__ = ["DEAD_STATION", "bind", "check_group", "dead_station_options", "declare_station", "difference"]
 
 DEAD_STATION = "memphis_worker_dead"
 #: Memphis delivers no message more often than this, whatever a group asks for.
@@ -68,11 +68,12 @@ async def bind(plane: ControlPlane, transport: Transport, handler: Handler) -> P
             f"group {handler.group!r} of station {handler.station!r} has members and no durable: the broker has "
             "lost it; destroy its consumers, and the next start makes it anew"
         ) from exc
-    _check(handler, info)
+    check_group(handler, info)
     return replace(pullable, ack_wait_s=info.ack_wait_s, max_deliver=info.max_deliver)
 
 
-def _check(handler: Handler, info: ConsumerInfo) -> None:
+def check_group(handler: Handler, info: ConsumerInfo) -> None:
+    """Raises Differs where delivery would not be what the handler asks for."""
     wanted_s = handler.options.max_ack_time_ms / 1000
     found = []
     if abs(info.ack_wait_s - wanted_s) > 0.001:

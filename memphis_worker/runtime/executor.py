@@ -253,6 +253,12 @@ class Executor:
         self._see_idle()
         return count
 
+    def in_progress(self, lane: Lane) -> int:
+        """Messages of the lane that a handler has, or whose dead letter is on its way. Also for another thread."""
+        station, group = lane.handler.station, lane.handler.group
+        dead = [each for each in list(self._settlement.pending.values()) if each.group == group]
+        return lane.running + sum(each.station == station for each in dead)
+
     async def idle(self) -> None:
         """Returns when nothing runs and nothing waits."""
         await self._idle.wait()

@@ -105,11 +105,9 @@ class Runner:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self) -> AsyncIterator[None]:
-        if self._app.lifespan is None:
+        async with self._app.lifespan(self._app) if self._app.lifespan is not None else contextlib.nullcontext():
+            self._status.imported = True
             yield
-        else:
-            async with self._app.lifespan(self._app):
-                yield
 
     @contextlib.asynccontextmanager
     async def _session(self) -> AsyncIterator[Session | None]:

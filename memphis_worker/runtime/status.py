@@ -18,6 +18,7 @@ class Status:
     app: str = "app"
     state: State = "starting"
     imported: bool = False
+    """Whether the app is imported and its lifespan entered."""
     connected: bool = False
     disconnected_since: float = field(default_factory=time.monotonic)
     heartbeat: float = field(default_factory=time.monotonic)

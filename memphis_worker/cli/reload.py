@@ -1,0 +1,121 @@
+"""A worker process that is started again when its source changes: for `dev`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from threading import Event
+
+import click
+
+__all__ = ["SourceFolder", "WorkerProcess", "keep_running"]
+
+POLL_S = 0.3
+#: A reload waits so long for running handlers, and so long again after asking twice.
+RELOAD_S = 5.0
+_NOT_SOURCE = {"__pycache__", "node_modules", "site-packages"}
+
+
+class SourceFolder:
+    """The .py files below a folder; `changed()` is true once for each change, when it is over."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known = self._times()
+        self._unsettled: dict[str, int] | None = None
+
+    def changed(self) -> bool:
+        """Whether files are different from the last time, and have been the same for two looks."""
+        now = self._times()
+        if now == self._known:
+            self._unsettled = None
+            return False
+        if now != self._unsettled:  # an editor or a checkout may still be at it
+            self._unsettled = now
+            return False
+        self._known, self._unsettled = now, None
+        return True
+
+    def _times(self) -> dict[str, int]:
+        found = {}
+        for where, folders, files in os.walk(self._folder):
+            folders[:] = [each for each in folders if not self._skipped(where, each)]
+            for name in files:
+                if name.endswith(".py"):
+                    path = os.path.join(where, name)
+                    try:
+                        found[path] = os.stat(path).st_mtime_ns
+                    except OSError:  # gone since it was listed
+                        continue
+        return found
+
+    @staticmethod
+    def _skipped(where: str, name: str) -> bool:
+        return name.startswith(".") or name in _NOT_SOURCE or os.path.exists(os.path.join(where, name, "pyvenv.cfg"))
+
+
+class WorkerProcess:
+    """One worker after another, in a process group of its own: a Ctrl-C in the terminal is for us alone.
+
+    Each gets the read end of a pipe, as `--parent-fd`: when our process is gone, however it went, it stops.
+    """
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
+        self._command = command
+        self._env = env
+        self._read_end, self._write_end = os.pipe()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(  # noqa: S603 - our own command line
+            [*self._command, "--parent-fd", str(self._read_end)],
+            env=self._env,
+            pass_fds=(self._read_end,),
+            start_new_session=True,
+        )
+
+    def ended(self) -> int | None:
+        """The exit code of a worker that has ended by itself, once."""
+        if self._process is None or self._process.poll() is None:
+            return None
+        code, self._process = self._process.returncode, None
+        return code
+
+    def stop(self, at_once: Event | None = None, patience_s: float | None = None) -> None:
+        """Asks it to stop and waits; asks again when `at_once` is set or the patience is over, and then ends it."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        began, asked_again = time.monotonic(), False
+        while process.poll() is None:
+            time.sleep(0.02)
+            impatient = patience_s is not None and time.monotonic() - began > patience_s
+            if not asked_again and (impatient or (at_once is not None and at_once.is_set())):
+                asked_again = True
+                began, patience_s = time.monotonic(), RELOAD_S
+                process.terminate()
+            elif asked_again and impatient:
+                process.kill()
+                process.wait()
+
+    def close(self) -> None:
+        os.close(self._read_end)
+        os.close(self._write_end)
+
+
+def keep_running(worker: WorkerProcess, source: SourceFolder, asked: Event, at_once: Event) -> None:
+    """Runs the worker, anew after each change of its source, until it is asked to stop."""
+    worker.start()
+    while not asked.wait(POLL_S):
+        code = worker.ended()
+        if code is not None:
+            click.echo(f"memphis-worker dev: the worker ended with exit code {code}; waiting for a changed file")
+        if source.changed():
+            click.echo("memphis-worker dev: a file has changed; restarting the worker")
+            worker.stop(asked, RELOAD_S)
+            worker.start()
+    worker.stop(at_once)
