@@ -43,6 +43,7 @@ from memphis_worker.errors import (
     NotReachable,
     PayloadTooLarge,
     ProduceFailed,
+    RequestTimeout,
     UsageError,
 )
 from memphis_worker.options import ConnectOptions, GroupOptions, StationOptions, retention_types, storage_types
@@ -1012,6 +1013,89 @@ async def test_a_session_that_the_broker_swept_signs_in_again_before_the_next_cr
         await memphis.producer(name, "q")
         assert plane.connection_id == known
         await memphis.close()
+
+
+async def test_consuming_goes_on_after_a_crash_of_the_nats_server(name: str) -> None:
+    async with EmbeddedBroker() as broker:
+        memphis = await connect(broker, reconnect=True, max_reconnect=-1, reconnect_interval_ms=50)
+        await memphis.station(name, storage_type=storage_types.FILE)
+        calls = Calls()
+        memphis.consumer(name, "c", pull_interval_ms=10).consume(calls)
+        producer = await memphis.producer(name, "p")
+        await producer.produce(b"1")
+        await calls.until(lambda: b"1" in calls.bodies)
+        transport, pid = transport_of(memphis), broker.nats_server_pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        await until(transport.on_change, lambda: not transport.connected)
+        await until(transport.on_change, lambda: transport.connected)
+        async with asyncio.timeout(20):
+            while True:  # Connected comes before JetStream is up.
+                with contextlib.suppress(ProduceFailed, Disconnected):
+                    await producer.produce(b"2", ack_wait_sec=2)
+                    break
+        await calls.until(lambda: b"2" in calls.bodies)
+        await memphis.close()
+
+
+# ------------------------------------------------------------------ a broker that is ill
+
+
+async def test_a_broker_that_does_not_answer_in_time_is_named_with_the_option(
+    broker: EmbeddedBroker, name: str
+) -> None:
+    over = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await over.wait()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    with pytest.raises(NotReachable, match=rf"{port} .tcp_port. did not answer within 0\.2 s"):
+        await connect(broker, tcp_port=port, timeout_ms=200)
+    memphis = await connect(broker, management_port=port, timeout_ms=1000)
+    with pytest.raises(RequestTimeout, match=r"timeout_ms=1000.*it may have been done"):
+        await memphis.station(name)
+    await memphis.close()
+    over.set()
+    server.close()
+    await server.wait_closed()
+
+
+async def test_a_management_port_that_hangs_up_or_is_no_memphis_says_so(broker: EmbeddedBroker, name: str) -> None:
+    answers = [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno", b"HTTP/1.1 404 Not Found\r\n\r\n"]
+
+    async def odd(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answers.pop(0))
+        writer.close()
+
+    server = await asyncio.start_server(odd, "127.0.0.1", 0)
+    memphis = await connect(broker, management_port=server.sockets[0].getsockname()[1])
+    with pytest.raises(Disconnected, match="broke"):
+        await memphis.station(name)
+    with pytest.raises(BrokerRefused, match="not JSON"):
+        await memphis.station(name)
+    with pytest.raises(BrokerRefused, match="check management_port"):
+        await memphis.station(name)
+    await memphis.close()
+    server.close()
+    await server.wait_closed()
+
+
+async def test_a_group_whose_durable_is_lost_is_refused_and_can_be_made_again(memphis: Memphis, name: str) -> None:
+    transport = transport_of(memphis)
+    one = await memphis.consumer(name, "one", "g")
+    await transport.request(f"$JS.API.CONSUMER.DELETE.{name}.g", timeout_s=5)
+    with pytest.raises(Missing, match="consumer not found"):
+        await one.fetch()
+    two = memphis.consumer(name, "two", "g")
+    with pytest.raises(BrokerRefused, match="did not make its group"):
+        await two
+    await plane_of(memphis).destroy_consumer(name, "one")
+    await plane_of(memphis).destroy_consumer(name, "two")
+    assert await (await memphis.consumer(name, "three", "g", batch_max_time_to_wait_ms=100)).fetch() == []
 
 
 # ----------------------------------------------------------------------- JetStream
