@@ -12,6 +12,7 @@ from urllib.parse import quote
 import structlog
 
 from memphis_worker.embedded.classic import ClassicApi
+from memphis_worker.embedded.factories import Factories
 from memphis_worker.embedded.folder import Folder
 from memphis_worker.embedded.http import HttpSite
 from memphis_worker.embedded.jetstream import JetStream, JetStreamError
@@ -159,7 +160,7 @@ class EmbeddedBroker:
         overview = Overview(
             state=state, settings=settings, jetstream=jetstream, stations=stations, members=members, poisons=poisons
         )
-        parts = (users, stations, members, poisons, overview)
+        parts = (users, Factories(state, stations), stations, members, poisons, overview)
         endpoints = [endpoint for part in parts for endpoint in part.endpoints()]
         site = HttpSite(ClassicApi(state=state, settings=settings, tokens=tokens, endpoints=endpoints).find)
         channel = ControlChannel(state=state, settings=settings, presence=presence, tokens=tokens, jetstream=jetstream)

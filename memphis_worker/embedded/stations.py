@@ -1,4 +1,4 @@
-"""Factories and stations. Source: Memphis 0.3.0 (tests/wire/classic/http.jsonl parts A and C, streams.jsonl)."""
+"""Stations. Source: Memphis 0.3.0 (tests/wire/classic/http.jsonl parts A and C, streams.jsonl)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NAME = re.compile("[a-z0-9_]*")
 
 
 class Stations:
-    """The endpoints below /api/factories and /api/stations, without the dead letters."""
+    """The endpoints below /api/stations, without the dead letters."""
 
     def __init__(self, state: State, jetstream: JetStream) -> None:
         self._state = state
@@ -29,112 +29,19 @@ class Stations:
 
     def endpoints(self) -> list[Endpoint]:
         """The routes."""
-        factories, stations = "/api/factories", "/api/stations"
-        edited = (*required("factory_name"), Field(name="factory_new_name"), Field(name="factory_new_description"))
-        factory, station = required("factory_name"), required("station_name")
+        base, station = "/api/stations", required("station_name")
         return [
-            Endpoint(
-                method="POST",
-                path=f"{factories}/createFactory",
-                handler=self.create_factory,
-                fields=(*required("name", most=25), Field(name="description")),
-            ),
-            Endpoint(method="GET", path=f"{factories}/getAllFactories", handler=self.get_all_factories),
-            Endpoint(method="GET", path=f"{factories}/getFactory", handler=self.get_factory, fields=factory),
-            Endpoint(
-                method="PUT",
-                path=f"{factories}/editFactory",
-                handler=self.edit_factory,
-                fields=edited,
-                sandboxed=True,
-            ),
+            Endpoint(method="POST", path=f"{base}/createStation", handler=self.create_station, fields=_STATION_FIELDS),
+            Endpoint(method="GET", path=f"{base}/getAllStations", handler=self.get_all_stations),
+            Endpoint(method="GET", path=f"{base}/getStation", handler=self.get_station, fields=station),
             Endpoint(
                 method="DELETE",
-                path=f"{factories}/removeFactory",
-                handler=self.remove_factory,
-                fields=factory,
-                sandboxed=True,
-            ),
-            Endpoint(
-                method="POST", path=f"{stations}/createStation", handler=self.create_station, fields=_STATION_FIELDS
-            ),
-            Endpoint(method="GET", path=f"{stations}/getAllStations", handler=self.get_all_stations),
-            Endpoint(method="GET", path=f"{stations}/getStation", handler=self.get_station, fields=station),
-            Endpoint(
-                method="DELETE",
-                path=f"{stations}/removeStation",
+                path=f"{base}/removeStation",
                 handler=self.remove_station,
                 fields=station,
                 sandboxed=True,
             ),
         ]
-
-    async def create_factory(self, call: Call) -> Reply:
-        """The description is stored in lower case, too."""
-        name = call.values["name"].lower()
-        _check_factory_name(name)
-        if self._state.factory(name) is not None:
-            raise showable("Factory with that name is already exist")
-        factory = self._add_factory(name, call.username, call.values["description"].lower())
-        return ok(
-            {
-                "created_by_user": factory.created_by_user,
-                "creation_date": date_ns(factory.created),
-                "description": factory.description,
-                "id": factory.id,
-                "name": factory.name,
-            }
-        )
-
-    def _add_factory(self, name: str, username: str, description: str = "") -> Factory:
-        factory = Factory(name=name, description=description, created_by_user=username)
-        self._state.factories.append(factory)
-        self._state.note(f"Factory {name} has been created")
-        return factory
-
-    async def get_all_factories(self, call: Call) -> Reply:
-        """All factories."""
-        found = (factory for factory in self._state.factories if not factory.is_deleted)
-        return ok([{**_factory(factory), "user_avatar_id": self._avatar(factory)} for factory in found])
-
-    async def get_factory(self, call: Call) -> Reply:
-        """One factory and its stations."""
-        factory = self._state.factory(call.values["factory_name"].lower())
-        if factory is None:
-            raise showable("Factory does not exist")
-        stations = [_station(station) for station in self._state.stations_of(factory)]
-        shown = {**_factory(factory), "stations": stations, "user_avatar_id": self._avatar(factory)}
-        return ok(dict(sorted(shown.items())))
-
-    async def edit_factory(self, call: Call) -> Reply:
-        """The new name is put in lower case and not checked: so it is on the real broker."""
-        values = call.values
-        factory = self._state.factory(values["factory_name"].lower())
-        if factory is None:
-            raise showable("Factory with that name does not exist")
-        name = values["factory_new_name"].lower()
-        if name and name != factory.name:
-            if self._state.factory(name) is not None:
-                raise showable("Factory with that name already exist")
-            factory.name = name
-        if values["factory_new_description"]:
-            factory.description = values["factory_new_description"].lower()
-        return ok({**_factory(factory), "is_deleted": False})
-
-    async def remove_factory(self, call: Call) -> Reply:
-        """Removes its stations too."""
-        factory = self._state.factory(call.values["factory_name"].lower())
-        if factory is None:
-            raise showable("Factory does not exist")
-        for station in self._state.stations_of(factory):
-            await self._remove(station)
-        factory.is_deleted = True
-        self._state.note(f"Factory {factory.name} has been deleted")
-        return ok({})
-
-    def _avatar(self, factory: Factory) -> int:
-        user = self._state.user(factory.created_by_user)
-        return user.avatar_id if user else 1
 
     async def create_station(self, call: Call) -> Reply:
         """Makes a missing factory too, also when the station then fails."""
@@ -166,13 +73,20 @@ class Stations:
         except JetStreamError as error:
             raise showable(error.shown) from error
         made = date_ns(station.created)
-        return ok({**_station(station), "creation_date": made, "last_update": made})
+        return ok({**station_item(station), "creation_date": made, "last_update": made})
+
+    def add_factory(self, name: str, username: str, description: str = "") -> Factory:
+        """A new factory; its name is not looked at."""
+        factory = Factory(name=name, description=description, created_by_user=username)
+        self._state.factories.append(factory)
+        self._state.note(f"Factory {name} has been created")
+        return factory
 
     def _factory_for(self, name: str, username: str) -> Factory:
         factory = self._state.factory(name)
         if factory is None:
-            _check_factory_name(name)
-            factory = self._add_factory(name, username)
+            check_factory_name(name)
+            factory = self.add_factory(name, username)
         return factory
 
     async def ensure(self, name: str, call: Call) -> Station:
@@ -213,17 +127,18 @@ class Stations:
         station = self._state.station(call.values["station_name"])
         if station is None:
             raise showable("Station does not exist")
-        return ok(_station(station))
+        return ok(station_item(station))
 
     async def remove_station(self, call: Call) -> Reply:
         """500 for ever when the stream is gone already: so it is on the real broker."""
         station = self._state.station(call.values["station_name"].lower())
         if station is None:
             raise showable("Station does not exist")
-        await self._remove(station)
+        await self.remove(station)
         return ok({})
 
-    async def _remove(self, station: Station) -> None:
+    async def remove(self, station: Station) -> None:
+        """Removes the stream and everything that is known of the station."""
         try:
             await self._jetstream.request(f"STREAM.DELETE.{station.name}")
         except JetStreamError as error:
@@ -256,7 +171,8 @@ def check_name(name: str, what: str, allowed: str) -> None:
         raise showable(f"{what} has to include only {allowed}")
 
 
-def _check_factory_name(name: str) -> None:
+def check_factory_name(name: str) -> None:
+    """The rule of factory names, on a name in lower case; their length has no limit here."""
     if not _NAME.fullmatch(name):
         raise showable("factory name has to include only letters, numbers and _")
 
@@ -291,16 +207,6 @@ def stream_config(station: Station) -> dict[str, object]:
     }
 
 
-def _factory(factory: Factory) -> dict[str, object]:
-    return {
-        "id": factory.id,
-        "name": factory.name,
-        "description": factory.description,
-        "created_by_user": factory.created_by_user,
-        "creation_date": date_ms(factory.created),
-    }
-
-
 def _listed(station: Station) -> dict[str, object]:
     return {
         "id": station.id,
@@ -319,5 +225,6 @@ def _listed(station: Station) -> dict[str, object]:
     }
 
 
-def _station(station: Station) -> dict[str, object]:
+def station_item(station: Station) -> dict[str, object]:
+    """A station as a single one is shown; lists leave out `is_deleted`."""
     return {**_listed(station), "is_deleted": station.is_deleted}
