@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 import nats
 from nats.js.api import AckPolicy, ConsumerConfig
 
-from memphis_worker import App
+from memphis_worker import App, __version__
 from memphis_worker.bootstrap import connector, make_runner, select_handlers
 from memphis_worker.embedded import EmbeddedBroker
 from memphis_worker.observability.metrics import Metrics
@@ -51,7 +51,7 @@ async def worker(url: str, group: str, count: int) -> float:
 
     options, stop, status = WorkerOptions(), Stop(), Status(app=app.name)
     handlers = select_handlers(app, options)
-    metrics = Metrics(app, handlers, status=status)
+    metrics = Metrics(handlers, options, status, version=__version__)
     runner = make_runner(
         app,
         handlers,
@@ -61,6 +61,7 @@ async def worker(url: str, group: str, count: int) -> float:
         status=status,
         instruments=[metrics],
     )
+    metrics.watch(runner)
     running = asyncio.create_task(runner.run())
     waiting = asyncio.create_task(done.wait())
     await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -134,7 +135,9 @@ async def _nats(url: str) -> nats.NATS:
 
 
 async def _durable(nc: nats.NATS, group: str) -> None:
-    config = ConsumerConfig(durable_name=group, ack_policy=AckPolicy.EXPLICIT, ack_wait=30, filter_subject=SUBJECT, max_ack_pending=-1)
+    config = ConsumerConfig(
+        durable_name=group, ack_policy=AckPolicy.EXPLICIT, ack_wait=30, filter_subject=SUBJECT, max_ack_pending=-1
+    )
     await nc.jetstream().add_consumer(STATION, config)
 
 
@@ -160,7 +163,9 @@ async def compare(count: int, rounds: int) -> int:
             for at, name in enumerate(CONTENDERS):
                 command = [sys.executable, "-m", "benchmarks.throughput", "--one", name, "--url", broker.url]
                 command += ["--group", f"g{number}_{at}", "--count", str(count)]
-                child = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+                child = await asyncio.create_subprocess_exec(
+                    *command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+                )
                 async with asyncio.timeout(120):
                     printed, _ = await child.communicate()
                 if child.returncode:
