@@ -278,7 +278,7 @@ class PullStream:
 
     def _on_frame(self, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> None:
         self._heard = True
-        if headers and headers[8:9] == b" ":
+        if headers and headers[8:9] == b" " and not reply:  # with a reply it is a user's message that looks like one
             self._on_status(subject, headers)
             return
         if not self._batch:
