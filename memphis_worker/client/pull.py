@@ -373,8 +373,10 @@ class PullStream:
             if request is not None and self.held == 0:
                 self._one_message = True
         elif text.startswith("Leadership Change"):
-            log.info("pull.leader_changed", station=self.station, consumer_group=self.group)
-            self._forget()
+            # One status for each request: those behind the first must not forget what was asked since.
+            if request is not None:
+                log.info("pull.leader_changed", station=self.station, consumer_group=self.group)
+                self._forget()
         elif text.startswith("Server Shutdown"):
             log.info("pull.server_stopping", station=self.station, consumer_group=self.group)
             self._account(request, headers)
