@@ -304,6 +304,7 @@ class PullStream:
         self.held += 1
         self._budget.held += message.size
         if not self._batch:
+            self._batch_time = message.received_s
             self._loop.call_soon(self._hand_over)
         self._batch.append(message)
 
