@@ -130,7 +130,7 @@ class Fetch:
         """Why a pull without messages ended: raises what ends the group, returns for what may pass."""
         if pull.error is not None:
             raise pull.error
-        if pull.code != 503 or self._interrupted(self.transport.epoch):
+        if pull.code != 503 or not self.transport.connected:
             return
         try:
             await consumer_info(self.transport, self.stream, self._durable, timeout_s=_DRAIN_S)

@@ -1012,6 +1012,15 @@ async def test_a_session_that_the_broker_swept_signs_in_again_before_the_next_cr
         broker.sweep(2**63)
         await memphis.producer(name, "q")
         assert plane.connection_id == known
+        broker.sweep(2**63)
+        consumer, producer = memphis.consumer(name, "c"), memphis.producer(name, "r")
+        await consumer
+        await producer
+        broker.sweep(2**63)
+        await consumer.destroy()
+        broker.sweep(2**63)
+        await producer.destroy()
+        assert plane.connection_id == known
         await memphis.close()
 
 
@@ -1084,7 +1093,11 @@ async def test_a_management_port_that_hangs_up_or_is_no_memphis_says_so(broker: 
     await server.wait_closed()
 
 
-async def test_a_group_whose_durable_is_lost_is_refused_and_can_be_made_again(memphis: Memphis, name: str) -> None:
+@pytest.mark.parametrize("reconnect", [False, True])
+async def test_a_group_whose_durable_is_lost_is_refused_and_can_be_made_again(
+    broker: EmbeddedBroker, name: str, reconnect: bool
+) -> None:
+    memphis = await connect(broker, reconnect=reconnect)
     transport = transport_of(memphis)
     one = await memphis.consumer(name, "one", "g")
     await transport.request(f"$JS.API.CONSUMER.DELETE.{name}.g", timeout_s=5)
@@ -1096,6 +1109,7 @@ async def test_a_group_whose_durable_is_lost_is_refused_and_can_be_made_again(me
     await plane_of(memphis).destroy_consumer(name, "one")
     await plane_of(memphis).destroy_consumer(name, "two")
     assert await (await memphis.consumer(name, "three", "g", batch_max_time_to_wait_ms=100)).fetch() == []
+    await memphis.close()
 
 
 # ----------------------------------------------------------------------- JetStream

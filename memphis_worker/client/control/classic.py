@@ -7,6 +7,7 @@ Facts from Memphis broker v0.3.0 (`handlers/`, `broker/broker.go`), seen on a re
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -149,14 +150,12 @@ class ClassicPlane:
 
     async def destroy_producer(self, station: str, name: str) -> None:
         station, name = names.station_name(station), names.producer_name(name)
-        what = f"destroy producer {name!r} of station {station!r}"
-        async with self._one_at_a_time:
-            self._members.pop(("producer", station, name), None)
-            body: dict[str, object] = {"name": name, "station_name": station}
-            try:
-                await self._http.delete("/api/producers/destroyProducer", what, body)
-            except ServerError as exc:  # Its own words for a producer that it does not know, or counts as inactive.
-                raise Missing(f"{what}: the broker does not know it, or it is destroyed already") from exc
+        try:
+            await self._leave("producer", station, name)
+        except ServerError as exc:  # Its own words for a producer that it does not know.
+            raise Missing(
+                f"destroy producer {name!r} of station {station!r}: the broker does not know it, or not any more"
+            ) from exc
 
     async def create_consumer(self, station: str, name: str, group: str, options: GroupOptions) -> list[Pullable]:
         """As `ControlPlane.create_consumer`; a missing station is made with the broker's own defaults.
@@ -188,19 +187,13 @@ class ClassicPlane:
 
     async def destroy_consumer(self, station: str, name: str) -> None:
         station, name = names.station_name(station), names.consumer_name(name)
-        what = f"destroy consumer {name!r} of station {station!r}"
-        path = "/api/consumers/destroyConsumer"
-        async with self._one_at_a_time:
-            self._members.pop(("consumer", station, name), None)
-            body: dict[str, object] = {"name": name, "station_name": station}
-            try:
-                await self._http.delete(path, what, body)
-            except ServerError:
-                # The durable was gone in NATS: the record is deleted all the same, which a second call confirms.
-                try:
-                    await self._http.delete(path, what, body)
-                except Missing:
-                    log.warning("consumer.destroyed_without_durable", station=station, consumer=name)
+        try:
+            await self._leave("consumer", station, name)
+        except ServerError:
+            # The durable was gone in NATS: the record is deleted all the same, which a second call confirms.
+            with contextlib.suppress(Missing):
+                await self._leave("consumer", station, name)
+            log.warning("consumer.destroyed_without_durable", station=station, consumer=name)
 
     # ------------------------------------------------------------- dead letters
 
@@ -234,6 +227,21 @@ class ClassicPlane:
         async with self._one_at_a_time:
             await self._register(member)
             self._members[(member.kind, member.station, member.name)] = member
+
+    async def _leave(self, kind: str, station: str, name: str) -> None:
+        what = f"destroy {kind} {name!r} of station {station!r}"
+        path = f"/api/{kind}s/destroy{kind.capitalize()}"
+        body: dict[str, object] = {"name": name, "station_name": station}
+        async with self._one_at_a_time:
+            ours = self._members.pop((kind, station, name), None)
+            try:
+                await self._http.delete(path, what, body)
+            except Missing if kind == "consumer" else ServerError:
+                if ours is None or not self._options.reconnect:
+                    raise
+                # A member that the broker counts as inactive cannot be destroyed: signing in again revives it.
+                await self._session.renew()
+                await self._http.delete(path, what, body)
 
     async def _register(self, member: _Member) -> None:
         what = f"create {member.kind} {member.name!r} of station {member.station!r}"

@@ -13,12 +13,12 @@ import json
 import random
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 import structlog
 
+from memphis_worker.client.control.grant import Grant, read_grant
 from memphis_worker.errors import (
-    AuthenticationFailed,
     BrokerRefused,
     ConnectionClosed,
     Disconnected,
@@ -27,7 +27,7 @@ from memphis_worker.errors import (
 )
 from memphis_worker.options import ConnectOptions
 
-__all__ = ["Grant", "Session", "read_grant"]
+__all__ = ["Session"]
 
 log = structlog.get_logger(__name__)
 
@@ -38,57 +38,6 @@ _REFRESH_SHARE = 0.75
 _SWEEP_SLACK_S = 5.0
 _LONGEST_PAUSE_S = 5.0
 _REPLY_MAX = 65_536
-
-#: Plain texts that answer a sign-in, in lower case, and that no second attempt can change.
-_UNAUTHENTICATED = ("user is not exist", "please use a user of type", "authorization violation", "connect with")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grant:
-    """What a sign-in gives."""
-
-    connection_id: str
-    access_token: str = field(repr=False)
-    token_life_s: float
-    ping_interval_s: float
-
-
-def read_grant(reply: bytes, where: str) -> Grant:
-    """The answer to a sign-in. Raises AuthenticationFailed, BrokerRefused, NotReachable with the broker's words."""
-    if reply.startswith(b"INFO "):
-        raise BrokerRefused(
-            f"{where} is a native Memphis broker (0.3.5 or newer), which this version does not speak yet; "
-            "use a broker up to 0.3.0"
-        )
-    try:
-        found: object = json.loads(reply)
-    except ValueError:
-        raise _refusal(reply, where) from None
-    try:
-        if not isinstance(found, dict):
-            raise TypeError
-        return Grant(
-            connection_id=str(found["connection_id"]),
-            access_token=str(found["access_token"]),
-            token_life_s=float(found["access_token_exp"]) / 1000,
-            ping_interval_s=float(found["ping_interval_ms"]) / 1000,
-        )
-    except (KeyError, TypeError, ValueError):
-        raise BrokerRefused(f"{where} answered the sign-in with something that is no Memphis reply") from None
-
-
-def _refusal(reply: bytes, where: str) -> MemphisWorkerError:
-    if not reply:
-        return NotReachable(f"{where} closed the connection without an answer; is it Memphis's tcp_port?")
-    if reply.startswith((b"HTTP/", b"-ERR")):
-        return BrokerRefused(f"{where} does not speak Memphis's control protocol; check tcp_port (default 6666)")
-    words = reply[:200].decode("utf-8", "replace").strip()
-    lowered = words.lower()
-    if any(text in lowered for text in _UNAUTHENTICATED):
-        return AuthenticationFailed(f"{where} refused the sign-in: {words}; check username and connection_token")
-    if lowered.startswith("server error"):
-        return NotReachable(f"{where} cannot take sign-ins now: {words}")
-    return BrokerRefused(f"{where} refused the sign-in: {words}")
 
 
 class Session:
@@ -270,6 +219,7 @@ class Session:
         except BaseException:
             await self._hang_up()
             raise
+        self._why = f"the session with {self._where} was not renewed in time"
         self._set(connected=True)
 
     def _signed_in(self, grant: Grant) -> None:
@@ -297,12 +247,7 @@ class Session:
             token, life_s = str(found["access_token"]), float(found["access_token_exp"]) / 1000
         except (ValueError, KeyError, TypeError):
             raise Disconnected("the broker did not renew the access token") from None
-        self._grant = Grant(
-            connection_id=self._grant.connection_id,
-            access_token=token,
-            token_life_s=life_s,
-            ping_interval_s=self._grant.ping_interval_s,
-        )
+        self._grant = replace(self._grant, access_token=token, token_life_s=life_s)
         self._refresh_at = asyncio.get_running_loop().time() + _REFRESH_SHARE * life_s
         self._set(connected=self._connected)
         log.debug("session.token_renewed", broker=self._where)
@@ -340,7 +285,10 @@ class Session:
         self._changed.set()
         self._changed = asyncio.Event()
         for watcher in list(self._watchers):
-            watcher()
+            try:
+                watcher()
+            except Exception:  # It would end the keeper, and with it the session.
+                log.exception("session.watcher_failed", broker=self._where)
 
     async def _until(self, reached: Callable[[], bool]) -> None:
         try:

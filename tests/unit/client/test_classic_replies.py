@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from memphis_worker.client.control.grant import read_grant
 from memphis_worker.client.control.management import Inactive, ServerError, refusal
-from memphis_worker.client.control.session import read_grant
 from memphis_worker.errors import (
     AlreadyExists,
     AuthenticationFailed,
