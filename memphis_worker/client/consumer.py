@@ -1,4 +1,7 @@
-"""A consumer: one member of a group that gets messages by callback, by `fetch` or by iteration."""
+"""A consumer: one member of a group that gets messages by callback, by `fetch` or by iteration.
+
+Longer than most: the three ways share one life (created, getting messages, closed or destroyed) and its errors.
+"""
 
 from __future__ import annotations
 

@@ -637,7 +637,7 @@ async def test_close_may_be_called_from_the_callback_of_a_resent_message(broker:
     await consumer.consume(callback)
     transport = transport_of(other)
     await transport.barrier(5)
-    while consumer._subscription is None:  # noqa: ASYNC110 - subscribed by the task that consume() has started
+    while consumer._subscription is None:
         await asyncio.sleep(0)
     transport.publish(f"$memphis_dlq_{name}_g".encode(), b"again")
     async with asyncio.timeout(20):

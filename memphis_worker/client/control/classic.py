@@ -236,10 +236,11 @@ class ClassicPlane:
             ours = self._members.pop((kind, station, name), None)
             try:
                 await self._http.delete(path, what, body)
-            except Missing if kind == "consumer" else ServerError:
-                if ours is None or not self._options.reconnect:
-                    raise
+            except (Missing, ServerError) as exc:
                 # A member that the broker counts as inactive cannot be destroyed: signing in again revives it.
+                inactive = isinstance(exc, Missing if kind == "consumer" else ServerError)
+                if ours is None or not inactive or not self._options.reconnect:
+                    raise
                 await self._session.renew()
                 await self._http.delete(path, what, body)
 
