@@ -117,7 +117,12 @@ class EmbeddedBroker:
             await listener.bind()
         self._management, self._control = management, control
         self._nats = NatsServer(
-            folder=path, host=self._host, port=self._ports[2], token=self._settings.token, inherit=[self._folder.lock]
+            folder=path,
+            host=self._host,
+            port=self._ports[2],
+            token=self._settings.token,
+            temporary=not self._folder.kept,
+            inherit=[self._folder.lock],
         )
         self._opened.push_async_callback(self._nats.close)
         await self._nats.start()

@@ -3,7 +3,7 @@
 Run as a script, with the standard library only: `guard.py PARENT_PID PROGRAM ARGUMENT...`. It starts the program,
 writes its pid and a newline to stdout and ends with it; the end of stdout is therefore the news that it is gone.
 It ends the program when stdin closes (the broker closed it, or died by whatever signal) or, on Linux, when the broker's
-pid is gone although a forked copy still holds stdin open.
+pid is gone although a forked copy still holds stdin open. A temporary folder of a broker that died goes with it.
 
 Why a process: PR_SET_PDEATHSIG fires when the *thread* that forked ends, and a `preexec_fn` is unsafe in a program with
 threads. This one has one thread, so both are sound: on Linux nats-server dies even with a SIGKILL of this process.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ def main(parent: int, command: list[str]) -> int:
     os.set_blocking(woken, False)
     signal.set_wakeup_fd(woken)
     signal.signal(signal.SIGCHLD, lambda *_: None)
+    temporary = os.environ.pop("GUARD_TEMPORARY", "")
     # The lock of the folder: held by nats-server too, so that a successor waits for its end.
     inherited = [int(fd) for fd in os.environ.pop("GUARD_PASS_FDS", "").split(",") if fd]
     child = subprocess.Popen(  # noqa: S603 - the broker's own command
@@ -37,7 +39,10 @@ def main(parent: int, command: list[str]) -> int:
     while child.poll() is None:
         ready, _, _ = select.select(watched, [], [])
         if ready != [wake]:
-            return _end(child)
+            code = _end(child)
+            if temporary and os.getppid() != parent:  # nobody else is left to remove it
+                shutil.rmtree(temporary, ignore_errors=True)
+            return code
         os.read(wake, 4096)
     return child.returncode
 

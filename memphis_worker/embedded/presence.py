@@ -33,6 +33,7 @@ class Presence:
     def ping(self, connection: Connection) -> None:
         """Only the time is noted: a connection that was swept stays inactive."""
         connection.last_ping = time.time_ns()
+        self._state.save()
 
     def drop(self, connection: Connection) -> None:
         """The socket is gone: everything of it is inactive at once, and the stations' histories say so."""

@@ -35,12 +35,23 @@ BACKOFF_LAST_S = 2.0
 class NatsServer:
     """One nats-server with JetStream, its store, configuration and log (`nats-server.log`) in `folder`.
 
-    `port` 0 takes a free one, which a restart keeps; `token` is the NATS token of every client. max_payload stays
-    at the 1 MiB of nats-server: the compose file of Memphis 0.3.0 does not raise it either.
+    `port` 0 takes a free one, which a restart keeps. `token` is the NATS token of every client. `temporary`: the folder
+    goes with nats-server when the broker was killed. `inherit`: file descriptors that nats-server holds open.
+    max_payload stays at the 1 MiB of nats-server: the compose file of Memphis 0.3.0 does not raise it either.
     """
 
-    def __init__(self, *, folder: Path, host: str, port: int, token: str, inherit: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        host: str,
+        port: int,
+        token: str,
+        temporary: bool = False,
+        inherit: Sequence[int] = (),
+    ) -> None:
         self._folder = folder
+        self._temporary = temporary
         self._host = host
         self._token = token
         self._inherit = tuple(inherit)
@@ -137,9 +148,13 @@ class NatsServer:
                 stdout=subprocess.PIPE,
                 stderr=output,
                 pass_fds=self._inherit,
-                env={**os.environ, "GUARD_PASS_FDS": ",".join(map(str, self._inherit))},
+                env={**os.environ, **self._guarded()},
                 start_new_session=True,  # a Ctrl-C in the terminal is ours to handle, not its
             )
+
+    def _guarded(self) -> dict[str, str]:
+        passed = ",".join(map(str, self._inherit))
+        return {"GUARD_PASS_FDS": passed, "GUARD_TEMPORARY": str(self._folder) if self._temporary else ""}
 
     async def _connect_life(self) -> None:
         process = self._process()

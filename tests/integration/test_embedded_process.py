@@ -30,7 +30,7 @@ from pathlib import Path
 from memphis_worker.embedded import EmbeddedBroker
 
 async def main():
-    async with EmbeddedBroker(directory=Path(sys.argv[1])) as broker:
+    async with EmbeddedBroker(directory=Path(sys.argv[1]) if sys.argv[1] else None) as broker:
         print(broker.nats_server_pid, flush=True)
         await asyncio.Event().wait()
 
@@ -62,7 +62,7 @@ async def published(broker: EmbeddedBroker, subject: str, data: bytes) -> dict[s
 
 async def restarted(broker: EmbeddedBroker, count: int) -> None:
     async with asyncio.timeout(LONG_S):
-        while broker.nats_server_restarts < count:  # noqa: ASYNC110 - the broker tells nobody
+        while broker.nats_server_restarts < count:
             await asyncio.sleep(0.01)
 
 
@@ -167,6 +167,17 @@ def test_no_nats_server_is_left_after_a_sigkill(tmp_path: Path, kill_guard: bool
         os.kill(guard if kill_guard else parent.pid, signal.SIGKILL)
         wait_gone(pid)
         parent.kill()
+
+
+def test_temporary_folder_of_a_killed_broker_goes_with_its_nats_server() -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT, ""], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(next(line for line in parent.stdout if line.strip().isdigit()))
+        folder, guard = Path(folder_of(pid)), int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        assert folder.exists()
+        parent.kill()
+        wait_gone(guard)
+        assert not folder.exists()
 
 
 def test_killed_broker_can_be_followed_at_once_in_its_folder(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ class World:
         before = await self._active(station, kind)
         await dropped.close()
         async with asyncio.timeout(LONG_S):
-            while await self._active(station, kind) == before:  # noqa: ASYNC110 - the broker tells nobody
+            while await self._active(station, kind) == before:
                 await asyncio.sleep(POLL_S)
 
     async def _active(self, station: str, kind: str) -> list[bool]:
@@ -145,7 +145,7 @@ class World:
         wanted = json.dumps({"batch": 100, "expires": 5_000_000_000}).encode()
         await self.nats.publish(f"$JS.API.CONSUMER.MSG.NEXT.{station}.{group}", wanted, reply=inbox)
         async with asyncio.timeout(LONG_S):
-            while await self._poisoned(station, group) != poisoned:  # noqa: ASYNC110 - the broker tells nobody
+            while await self._poisoned(station, group) != poisoned:
                 await asyncio.sleep(POLL_S)
         await subscription.unsubscribe()
 
