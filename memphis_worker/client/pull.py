@@ -373,6 +373,9 @@ class PullStream:
             self._account(request, headers)
             if request is not None and self.held == 0:
                 self._one_message = True
+            elif request is not None and _returned(headers) == request.batch:
+                # Too large for any pull of ours: alone, once nothing is held. Asking at once would be a hot loop.
+                self._pause_for(0.25)
         elif text.startswith("Leadership Change"):
             # One status for each request: those behind the first must not forget what was asked since.
             if request is not None:
@@ -407,8 +410,7 @@ class PullStream:
         if not self._live:
             self.out = 0
         elif request is not None:
-            returned = parse_headers(headers).get("Nats-Pending-Messages", "0")
-            self.out = max(0, self.out - (int(returned) if returned.isdigit() else 0))
+            self.out = max(0, self.out - _returned(headers))
 
     def _unanswered(self) -> None:
         self._forget()
@@ -499,3 +501,9 @@ class PullStream:
                 await self.transport.reconnect()
         except MemphisWorkerError as exc:
             self._warn(str(exc), "cannot look the group up")
+
+
+def _returned(headers: bytes) -> int:
+    """What the server gives back of a request that ends."""
+    number = parse_headers(headers).get("Nats-Pending-Messages", "0")
+    return int(number) if number.isdigit() else 0

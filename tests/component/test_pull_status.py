@@ -120,12 +120,10 @@ async def test_a_pull_that_the_server_drops_without_a_word_is_forgotten_at_its_d
     async with pulling(concurrency=8, ack_wait_s=1) as rig:
         rig.durable.mute = True
         rig.durable.end_pulls("")
-        rig.broker.denied = ""
-        out = rig.stream.out
-        assert out == 8
+        assert rig.stream.out == 8
         await asyncio.sleep(20)
         rig.durable.mute = False
-        await asyncio.sleep(5)
+        await asyncio.sleep(5.33)
         assert rig.stream.out == rig.durable.asked == 8
 
 
@@ -167,11 +165,9 @@ async def test_what_no_pull_can_cure_ends_the_stream(status: str, kind: type[Exc
         assert len(rig.durable.requests) == before
 
 
-@pytest.mark.parametrize("status", ["423 Nats-Wrong-Pin-Id", "500 Whatever", "409"])
+@pytest.mark.parametrize("status", ["423 Nats-Wrong-Pin-Id", "500 Whatever"])
 async def test_an_unknown_status_is_a_pause_and_not_a_hot_loop(status: str) -> None:
     async with pulling() as rig:
-        if status == "409":
-            pytest.skip("a 409 without words is terminal")
         rig.durable.refusal = status
         rig.broker.end_pulls(STATION, GROUP, status)
         await asyncio.sleep(5)
@@ -181,7 +177,9 @@ async def test_an_unknown_status_is_a_pause_and_not_a_hot_loop(status: str) -> N
         assert rig.durable.asked == 4
 
 
-@pytest.mark.parametrize("line", [b"NATS/1.0 409 Consumer Deleted", b"NATS/1.0 100", b"NATS/1.0 503", b"NATS/1.0 400 x"])
+@pytest.mark.parametrize(
+    "line", [b"NATS/1.0 409 Consumer Deleted", b"NATS/1.0 100", b"NATS/1.0 503", b"NATS/1.0 400 x"]
+)
 async def test_a_message_whose_headers_look_like_a_status_is_a_message(line: bytes) -> None:
     async with pulling() as rig:
         await rig.store(1, headers=line + b"\r\n\r\n")
