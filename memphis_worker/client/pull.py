@@ -116,7 +116,7 @@ class PullStream:
         self._resent_held = 0
         self._inbox = b""
         self._connection = 0
-        self._asking = False
+        self._asking = True  # Set here: a stop_asking() that comes before run() must not be erased.
         self._fresh = False
         self._check = False
         self._work: asyncio.Event = asyncio.Event()
@@ -147,7 +147,6 @@ class PullStream:
         """Pulls until it is cancelled, or the group is gone for good (then `error` says why)."""
         self._loop = asyncio.get_running_loop()
         self._settled_since = self._loop.time()
-        self._asking = True
         end = self.transport.on_change(self._on_connection)
         try:
             if self._resent_subject is not None:

@@ -177,12 +177,10 @@ async def test_an_unknown_status_is_a_pause_and_not_a_hot_loop(status: str) -> N
         assert rig.durable.asked == 4
 
 
-@pytest.mark.parametrize(
-    "line", [b"NATS/1.0 409 Consumer Deleted", b"NATS/1.0 100", b"NATS/1.0 503", b"NATS/1.0 400 x"]
-)
-async def test_a_message_whose_headers_look_like_a_status_is_a_message(line: bytes) -> None:
+@pytest.mark.parametrize("status", [b"409 Consumer Deleted", b"100", b"503", b"400 x"])
+async def test_a_message_whose_headers_look_like_a_status_is_a_message(status: bytes) -> None:
     async with pulling() as rig:
-        await rig.store(1, headers=line + b"\r\n\r\n")
+        await rig.store(1, headers=b"NATS/1.0 " + status + b"\r\n\r\n")
         assert rig.stream.error is None
         assert len(rig.held) == 1
         assert rig.stream.out + rig.stream.held == 4

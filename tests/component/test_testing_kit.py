@@ -35,7 +35,7 @@ def test_timers_fire_in_their_order() -> None:
         await asyncio.sleep(5)
         return seen
 
-    assert [1, 2, 3] == run(wait())
+    assert run(wait()) == [1, 2, 3]
 
 
 async def test_code_may_take_virtual_time() -> None:
@@ -43,7 +43,7 @@ async def test_code_may_take_virtual_time() -> None:
     assert isinstance(loop, VirtualLoop)
     began = loop.time()
     loop.advance(2.5)
-    assert 2.5 == loop.time() - began
+    assert loop.time() - began == 2.5
 
 
 async def test_an_app_runs_and_everything_is_acked() -> None:
@@ -57,10 +57,10 @@ async def test_an_app_runs_and_everything_is_acked() -> None:
         for i in range(50):
             await worker.produce("orders", {"id": i})
         await worker.drained()
-        assert 0 == await worker.stop()
+        assert await worker.stop() == 0
     assert list(range(50)) == seen
-    assert ["success"] * 50 == [each.outcome for each in worker.outcomes]
-    assert 50 == len(worker.broker.answers("orders", "bill", "+ACK"))
+    assert [each.outcome for each in worker.outcomes] == ["success"] * 50
+    assert len(worker.broker.answers("orders", "bill", "+ACK")) == 50
 
 
 async def test_drained_waits_for_retries_and_dead_letters() -> None:
@@ -74,9 +74,9 @@ async def test_drained_waits_for_retries_and_dead_letters() -> None:
         await worker.produce("orders", b"\x00raw", headers={"trace": "7"})
         await worker.drained()
         (dead,) = worker.dead_letters()
-    assert (b"\x00raw", "exhausted", 3, "7") == (dead.data, dead.reason, dead.deliveries, dead.headers["trace"])
-    assert ["retry", "retry", "dead_letter"] == [each.outcome for each in worker.outcomes]
-    assert 3 == len(worker.failures)
+    assert (dead.data, dead.reason, dead.deliveries, dead.headers["trace"]) == (b"\x00raw", "exhausted", 3, "7")
+    assert [each.outcome for each in worker.outcomes] == ["retry", "retry", "dead_letter"]
+    assert len(worker.failures) == 3
 
 
 async def test_drained_says_what_is_left() -> None:
@@ -137,5 +137,5 @@ async def test_a_message_id_is_stored_once_within_the_window() -> None:
         for _ in range(3):
             await worker.produce("orders", b"x", msg_id="1")
         await worker.drained()
-        assert [b"x"] == worker.broker.bodies("orders")
-        assert [b"x"] == [each.data for each in worker.dead_letters()]
+        assert worker.broker.bodies("orders") == [b"x"]
+        assert [each.data for each in worker.dead_letters()] == [b"x"]
