@@ -38,6 +38,7 @@ def connector(options: ConnectOptions) -> Callable[[], Awaitable[Session]]:
 async def open_session(options: ConnectOptions) -> Session:
     """Signs in to the control plane, then to the data port. Raises NotReachable, AuthenticationFailed, …"""
     plane = ClassicPlane(options)
+    transport: NatsTransport | None = None
     try:
         data_plane = await plane.open()
         transport = NatsTransport(
@@ -49,6 +50,8 @@ async def open_session(options: ConnectOptions) -> Session:
         )
         await transport.connect()
     except BaseException:
+        if transport is not None:
+            await transport.close()
         await plane.close()
         raise
     return Session(plane, transport, producing(plane, transport, options.timeout_ms / 1000))

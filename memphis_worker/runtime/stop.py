@@ -6,10 +6,11 @@ import asyncio
 import faulthandler
 import signal
 import sys
+from collections.abc import Awaitable
 
 import structlog
 
-__all__ = ["Stop"]
+__all__ = ["Stop", "ended_before"]
 
 log = structlog.get_logger(__name__)
 
@@ -44,3 +45,19 @@ class Stop:
         while self._installed:
             loop.remove_signal_handler(self._installed.pop())
         faulthandler.unregister(signal.SIGQUIT)
+
+
+async def ended_before(event: asyncio.Event | None, work: Awaitable[object], timeout_s: float | None = None) -> bool:
+    """Whether the work ended before the event and within the time; else it is cancelled. Its exception stays in it."""
+    working = asyncio.ensure_future(work)
+    waiting = asyncio.ensure_future(event.wait()) if event is not None else None
+    both = {working} if waiting is None else {working, waiting}
+    try:
+        await asyncio.wait(both, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        return working.done()
+    finally:
+        for each in both:
+            each.cancel()
+        await asyncio.wait(both)
+        if not working.cancelled():
+            working.exception()

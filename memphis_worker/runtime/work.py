@@ -1,0 +1,196 @@
+"""Work: what one signed-in session is put to: declares the groups, pulls, runs handlers, stops in the right order."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from memphis_worker.app import App
+from memphis_worker.client.control.plane import ControlPlane
+from memphis_worker.client.message import Message
+from memphis_worker.client.pull import ByteBudget, PullStream
+from memphis_worker.client.transport import Transport
+from memphis_worker.context import Context, Produce
+from memphis_worker.handler import Handler
+from memphis_worker.middleware import Call, compose
+from memphis_worker.options import WorkerOptions
+from memphis_worker.runtime.binding import DEAD_STATION, bind, dead_station_options, declare_station
+from memphis_worker.runtime.dead_letters import DeadLetters, target_of
+from memphis_worker.runtime.executor import Executor, Lane
+from memphis_worker.runtime.instrument import Instrument
+from memphis_worker.runtime.keepalive import Keepalive
+from memphis_worker.runtime.puller import Puller
+from memphis_worker.runtime.settlement import Settlement
+from memphis_worker.runtime.stop import Stop, ended_before
+from memphis_worker.runtime.threads import Threads
+
+__all__ = ["Session", "Work"]
+
+log = structlog.get_logger(__name__)
+
+DRAIN_S = 5.0
+CANCEL_S = 1.0
+SETTLE_S = 2.0
+RECORD_S = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A signed-in connection to a broker: its control plane and its transport."""
+
+    plane: ControlPlane
+    transport: Transport
+    produce: Produce
+
+    async def close(self) -> None:
+        await self.transport.close()
+        await self.plane.close()
+
+
+class Work:
+    """Made for a session; `declare`, `start`, and in the end `shut_down` and `close`, in this order."""
+
+    def __init__(
+        self,
+        app: App,
+        handlers: Sequence[Handler],
+        options: WorkerOptions,
+        session: Session,
+        *,
+        stop: Stop,
+        instrument: Instrument,
+    ) -> None:
+        self._app = app
+        self._handlers = handlers
+        self._options = options
+        self._stop = stop
+        self._instrument = instrument
+        self.session = session
+        self.settlement = Settlement(DeadLetters(session.plane, session.transport).record, instrument)
+        self.executor = Executor(concurrency=options.concurrency, settlement=self.settlement, instrument=instrument)
+        self.streams: list[PullStream] = []
+        self._keepalive = Keepalive(self.executor, self.settlement, instrument)
+        self._threads = Threads(options.thread_limit)
+        self._pulling: list[asyncio.Task[None]] = []
+
+    # ------------------------------------------------------------------ start
+
+    async def declare(self) -> None:
+        """Stations and groups, one at a time: creates are not atomic on a real broker. Raises what it refuses."""
+        plane = self.session.plane
+        for target in sorted({each for each in map(target_of, self._handlers) if each is not None}):
+            await declare_station(plane, target, dead_station_options() if target == DEAD_STATION else None)
+        budget = ByteBudget(self._options.window_bytes, len(self._handlers))
+        for handler in self._handlers:
+            await self._bind(handler, budget)
+
+    async def _bind(self, handler: Handler, budget: ByteBudget) -> None:
+        pullable = await bind(self.session.plane, self.session.transport, handler)
+        limit = min(handler.options.concurrency or self._options.concurrency, self._options.concurrency)
+        lane = Lane(
+            handler,
+            self._composed(handler),
+            limit=limit if handler.is_async else min(limit, self._threads.limit),
+            max_deliver=pullable.max_deliver,
+            ack_wait_s=pullable.ack_wait_s,
+        )
+        self.executor.add(lane)
+        stream = PullStream(
+            self.session.transport,
+            pullable,
+            station=handler.station,
+            group=handler.group,
+            deliver=Puller(lane, self.executor, self._instrument).deliver,
+            concurrency=lane.limit,
+            budget=budget,
+            batch_max=handler.options.batch_size,
+            expires_s=handler.options.batch_max_time_to_wait_ms / 1000,
+        )
+        self.streams.append(stream)
+        log.info(
+            "consumer.bound",
+            station=handler.station,
+            consumer_group=handler.group,
+            handler=handler.name,
+            ack_wait_s=pullable.ack_wait_s,
+            max_deliver=pullable.max_deliver,
+        )
+
+    def _composed(self, handler: Handler) -> Call:
+        def context(message: Message) -> Context:
+            return Context(
+                message=message,
+                handler=handler.name,
+                state=self._app.state,
+                is_stopping=self._stop.requested.is_set,
+            )
+
+        def in_a_thread(*args: object, **kwargs: Any) -> Awaitable[object]:
+            return self._threads.run(handler.function, *args, **kwargs)
+
+        invoke: Any = handler.function if handler.is_async else in_a_thread
+        return compose(handler.call(invoke, context), self._app.middlewares)
+
+    def start(self, on_end: Callable[[PullStream, BaseException | None], None]) -> None:
+        """Begins to pull. `on_end(stream, error)`: a group cannot be pulled from any more, for this reason."""
+
+        def ended(stream: PullStream, task: asyncio.Task[None]) -> None:
+            if not task.cancelled():
+                on_end(stream, task.exception() or stream.error)
+
+        for stream in self.streams:
+            task = asyncio.create_task(stream.run(), name=f"pull {stream.station}/{stream.group}")
+            task.add_done_callback(lambda task, stream=stream: ended(stream, task))  # type: ignore[misc]
+            self._pulling.append(task)
+        self._keepalive.start()
+
+    # ------------------------------------------------------------------- stop
+
+    async def shut_down(self) -> int:
+        """The order matters: see docs/delivery.md. Returns 0, or 4 when unfinished work was handed back."""
+        at_once, executor, settlement = self._stop.at_once, self.executor, self.settlement
+        began, unsent = time.monotonic(), settlement.unsent
+        for stream in self.streams:
+            stream.stop_asking()
+        await ended_before(at_once, _all(stream.arrived() for stream in self.streams))
+        await _all(stream.drain(DRAIN_S) for stream in self.streams)
+        released = executor.hand_back()
+        left = max(0.0, self._options.shutdown_timeout_s - (time.monotonic() - began))
+        cancelled = 0
+        if not await ended_before(at_once, executor.idle(), left):
+            cancelled = executor.cancel_all()
+            await ended_before(None, executor.idle(), CANCEL_S)
+        abandoned = executor.abandon()
+        await ended_before(None, settlement.finish(), RECORD_S)
+        for _ in range(2):
+            await self.session.transport.barrier(SETTLE_S)
+        stranded = settlement.unsent - unsent
+        log.info(
+            "worker.drained",
+            released=released,
+            cancelled=cancelled + abandoned,
+            stranded=stranded,
+            at_once=at_once.is_set(),
+            duration_s=round(time.monotonic() - began, 3),
+        )
+        return 4 if cancelled or abandoned or stranded else 0
+
+    async def close(self) -> None:
+        """Ends what runs and the session. Threads that still run are left behind; they do not hold up the exit."""
+        self._keepalive.stop()
+        for task in self._pulling:
+            task.cancel()
+        if self._pulling:
+            await asyncio.wait(self._pulling)
+        self._threads.close()
+        await self.session.close()
+
+
+async def _all(work: Any) -> None:
+    each: list[Coroutine[Any, Any, None]] = list(work)
+    await asyncio.gather(*each)
