@@ -148,6 +148,7 @@ class PullStream:
         self._loop = asyncio.get_running_loop()
         self._settled_since = self._loop.time()
         end = self.transport.on_change(self._on_connection)
+        checking: asyncio.Task[None] | None = None
         try:
             if self._resent_subject is not None:
                 self._resent = await self.transport.subscribe(
@@ -160,11 +161,14 @@ class PullStream:
                 self._work.clear()
                 if self.transport.connected and (self._fresh or self._connection != self.transport.epoch):
                     await self._open_epoch()
-                if self._check:
+                if self._check and (checking is None or checking.done()):
                     self._check = False
-                    await self._check_consumer()
+                    # Beside this loop: a reconnect meanwhile must not wait for an answer that was lost with the wire.
+                    checking = asyncio.create_task(self._check_consumer(), name=f"look up {self.station}/{self.group}")
         finally:
             end()
+            if checking is not None:
+                checking.cancel()
             self._asking = False
             if self._timer is not None:
                 self._timer.cancel()
@@ -490,12 +494,13 @@ class PullStream:
 
     async def _check_consumer(self) -> None:
         """Whether the group is there at all. A group that is missing gets no answer to a pull on Memphis."""
+        epoch = self.transport.epoch
         try:
             await consumer_info(self.transport, self.stream, self.durable)
         except Missing as exc:
             self._end(Missing(f"the group {self.group!r} of station {self.station!r} is gone: {exc}"))
         except RequestTimeout:
-            if self.transport.connected:
+            if self.transport.connected and self.transport.epoch == epoch:
                 log.warning("broker.silent", station=self.station, action="reconnect")
                 await self.transport.reconnect()
         except MemphisWorkerError as exc:
