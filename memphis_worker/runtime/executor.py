@@ -91,6 +91,8 @@ class Executor:
     def submit(self, lane: Lane, messages: Iterable[Message]) -> None:
         """Queues messages; they run as slots become free, in this order."""
         lane.ready.extend(messages)
+        if not lane.ready:  # all of it was done already; nothing would say that the process is idle again
+            return
         self._idle.clear()
         self._start(lane)
 

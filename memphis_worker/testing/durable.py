@@ -287,7 +287,9 @@ class Durable:
         verb, _, rest = payload.partition(b" ")
         delay_s = 0.0
         if verb == b"-NAK" and rest:
-            delay_s = json.loads(rest)["delay"] / 1e9
+            delay = json.loads(rest)["delay"]
+            # Beyond an int64 the server cannot read it, and takes it for a plain -NAK.
+            delay_s = delay / 1e9 if delay < 2**63 else 0.0
         if verb == b"+TERM" and rest and self._wire.server_version < (2, 10, 4):
             return
         name = verb.decode() or "+ACK"
