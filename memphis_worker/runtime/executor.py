@@ -136,6 +136,8 @@ class Executor:
                     else:
                         self._returned(lane, me)
                     if message.settled:
+                        if message.answer == "ack":
+                            ring.add(message.sequence, message.stored_ns)
                         finished(handler, message, _ANSWERED.get(message.answer, "cancelled"), now - started)
                     else:
                         try:
