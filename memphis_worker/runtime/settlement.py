@@ -118,8 +118,12 @@ def _dead(handler: Handler, reason: Reason, error: str) -> Decision:
 
 def describe(error: BaseException) -> str:
     """Class and text of an exception, printable and at most 512 bytes: fit for a header and a log."""
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    printable = "".join(c if c.isprintable() else " " for c in text)
+    try:
+        words = str(error)
+    except Exception:  # noqa: BLE001 - a user's __str__
+        words = "(its text cannot be read)"
+    text = f"{type(error).__name__}: {words}" if words else type(error).__name__
+    printable = "".join(c if c.isprintable() else " " for c in text[:ERROR_BYTES])
     return printable.encode("utf-8", "replace")[:ERROR_BYTES].decode("utf-8", "ignore")
 
 
