@@ -13,6 +13,8 @@ class Retry(Exception):
     """Raised by a handler: try this message again, after `after_s` seconds (`None`: as the policy says)."""
 
     def __init__(self, reason: str = "", *, after_s: float | None = None) -> None:
+        if after_s is not None and not isinstance(after_s, int | float):
+            raise InvalidOption(f"Retry: after_s is a {type(after_s).__name__}; it must be a number of seconds")
         super().__init__(reason)
         self.after_s = after_s
 

@@ -14,6 +14,8 @@ __all__ = ["LEASE_SHARE", "Message", "Origin"]
 #: The part of the ack wait in which an answer other than +ACK is still safe: acks are not fenced, so a late -NAK or
 #: +TERM would hit whoever holds the message by then (measured on nats-server 2.15.1).
 LEASE_SHARE = 0.9
+#: The longest pause that -NAK takes: beyond an int64 of nanoseconds the server would redeliver at once.
+DELAY_MAX_S = 100 * 365 * 86_400
 
 
 class Origin(Protocol):
@@ -183,7 +185,7 @@ class Message:
 
     def settle_nak(self, delay_s: float = 0) -> bool:
         if delay_s > 0:
-            return self._settle_leased("nak", b'-NAK {"delay":%d}' % int(delay_s * 1e9))
+            return self._settle_leased("nak", b'-NAK {"delay":%d}' % int(min(delay_s, DELAY_MAX_S) * 1e9))
         return self._settle_leased("nak", b"-NAK")
 
     def settle_term(self, reason: str = "") -> bool:
