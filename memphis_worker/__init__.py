@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from memphis_worker.app import App, Router
+from memphis_worker.client.connection import Memphis
 from memphis_worker.client.message import Message
 from memphis_worker.context import Context
 from memphis_worker.errors import MemphisWorkerError
@@ -13,6 +14,7 @@ __all__ = [
     "App",
     "Backoff",
     "Context",
+    "Memphis",
     "MemphisWorkerError",
     "Message",
     "Reject",

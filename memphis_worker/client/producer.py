@@ -7,16 +7,13 @@ from collections.abc import Generator, Mapping
 
 from memphis_worker.client.connected import until_connected
 from memphis_worker.client.control.plane import ControlPlane
-from memphis_worker.client.headers import encode_headers, is_server_header
-from memphis_worker.client.jetstream import PubAck, publish_confirmed
+from memphis_worker.client.jetstream import PubAck
 from memphis_worker.client.operation import Operation, Operations
+from memphis_worker.client.produce import produce
 from memphis_worker.client.transport import Transport
-from memphis_worker.errors import InvalidOption, Missing, ProduceFailed, RequestTimeout
+from memphis_worker.errors import InvalidOption, Missing, ProduceFailed
 
 __all__ = ["Producer"]
-
-#: The id that both eras of Memphis use to drop a message that comes twice.
-_ID_HEADERS = ("Nats-Msg-Id", "msg-id")
 
 
 class Producer:
@@ -39,7 +36,6 @@ class Producer:
         self._transport = transport
         self.station_name = station
         self.producer_name = name
-        self._subject = plane.produce_subject(station)
         self._created = created
         self._destroyed: Operation | None = None
 
@@ -72,27 +68,21 @@ class Producer:
         if self._destroyed is not None:
             raise Missing(f"{self!r} was destroyed; make a new producer")
         payload = _payload(message)
-        given = _own_headers(headers)
         await self._created
         await until_connected(self._transport, ack_wait_sec)
-        identity = msg_id or str(uuid.uuid4())
-        block = encode_headers(
-            [
-                (_ID_HEADERS[0], identity),
-                *self._plane.message_headers(self.producer_name),
-                (_ID_HEADERS[1], identity),
-                *given,
-            ]
-        )
         try:
-            return await publish_confirmed(self._transport, self._subject, payload, block, timeout_s=ack_wait_sec)
+            return await produce(
+                self._plane,
+                self._transport,
+                self.station_name,
+                payload,
+                producer=self.producer_name,
+                msg_id=msg_id or str(uuid.uuid4()),
+                headers=headers,
+                timeout_s=ack_wait_sec,
+            )
         except Missing as exc:
             raise ProduceFailed(f"station {self.station_name!r} does not exist (any more); nothing was stored") from exc
-        except RequestTimeout as exc:
-            raise ProduceFailed(
-                f"station {self.station_name!r} did not confirm a message within {ack_wait_sec:g} s; it may have been "
-                "stored, and the same msg_id within the dedup window is not stored twice"
-            ) from exc
 
     def destroy(self) -> Operation:
         """Removes the producer from the broker; its messages stay. Starts at once; awaitable.
@@ -120,11 +110,3 @@ def _payload(message: bytes | bytearray | memoryview | str) -> bytes:
     if isinstance(message, bytes | bytearray | memoryview):
         return bytes(message)
     raise InvalidOption(f"message is a {type(message).__name__}; it must be bytes, a bytearray or a str")
-
-
-def _own_headers(headers: Mapping[str, str] | None) -> list[tuple[str, str]]:
-    given = list((headers or {}).items())
-    for name, _ in given:
-        if is_server_header(name) or name.lower() in ("msg-id", "producedby", "connectionid"):
-            raise InvalidOption(f"header {name!r} is read by the broker; use another name, and msg_id= for the id")
-    return given
