@@ -19,7 +19,8 @@ __all__ = ["PROG", "ImportFailed", "finish", "masked", "user_line"]
 
 PROG = "memphis-worker"
 _PACKAGE = str(Path(memphis_worker.__file__).parent)
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s'\"]*@")
+#: What stands before the @ of a URL, but for the USER:TOKEN of our own texts.
+_CREDENTIALS = re.compile(r"(?<=://)(?!USER:TOKEN@)[^/@\s'\"]*@")
 
 
 class ImportFailed(UsageError):
@@ -36,6 +37,9 @@ def finish(work: Callable[[], object]) -> int:
         return _failed(str(exc), exc.exit_code)
     except MemphisWorkerError as exc:
         return _failed(str(exc), exc.exit_code)
+    except click.exceptions.NoArgsIsHelpError as exc:
+        _write(exc.format_message() + "\n")
+        return 2
     except click.UsageError as exc:
         return _failed(_usage(exc), 2)
     except click.ClickException as exc:
@@ -84,7 +88,7 @@ def _machinery(filename: str) -> bool:
 
 
 def _foreign(filename: str) -> bool:
-    return filename.startswith(_PACKAGE) or _machinery(filename)
+    return filename.startswith((_PACKAGE, "<")) or _machinery(filename)
 
 
 def _short(filename: str) -> str:
@@ -95,7 +99,7 @@ def _short(filename: str) -> str:
 def _usage(exc: click.UsageError) -> str:
     text = exc.format_message().rstrip(".")
     where = exc.ctx.command_path if exc.ctx is not None else PROG
-    return f"{text}; see {where} --help"
+    return f"{text} (see {where} --help)"
 
 
 def _failed(text: str, code: int) -> int:
