@@ -69,7 +69,7 @@ class DeadLetters:
             (f"{PREFIX}reason", dead.reason),
             (f"{PREFIX}time", datetime.now(UTC).isoformat(timespec="milliseconds")),
         ]
-        error = [(f"{PREFIX}error", dead.error)] if dead.error else []
+        error = [(f"{PREFIX}error", dead.error.replace("Nats-", "Nats_"))] if dead.error else []
         kept = _copied(message.raw_headers)
         present = {line.partition(b":")[0].strip().lower() for line in kept}
         own += [each for each in self._plane.message_headers(PRODUCER) if each[0].lower().encode() not in present]
@@ -82,10 +82,16 @@ class DeadLetters:
 
 
 def _copied(raw: bytes) -> list[bytes]:
-    """The header lines of the original, byte for byte, without server instructions and earlier dead-letter facts."""
+    """The header lines of the original, byte for byte, without server instructions and earlier dead-letter facts.
+
+    Nor anything that contains `Nats-`: a server before 2.10 looks for the names of its instructions anywhere in the
+    block, `X-Nats-Rollup` and values included (nats-server `server/stream.go`, getHdrVal, v2.2 to v2.9).
+    """
     kept = []
     for line in raw.split(b"\r\n")[1:]:
         name = line.partition(b":")[0].strip().decode("ascii", "replace").lower()
+        if b"Nats-" in line:
+            continue
         if name and name != "msg-id" and not is_server_header(name) and not name.startswith(PREFIX):
             kept.append(line)
     return kept
