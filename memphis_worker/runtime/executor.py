@@ -259,9 +259,10 @@ class Executor:
 
     def in_progress(self, lane: Lane) -> int:
         """Messages of the lane that a handler has, or whose dead letter is on its way. Also for another thread."""
-        station, group = lane.handler.station, lane.handler.group
-        dead = [each for each in list(self._settlement.pending.values()) if each.group == group]
-        return lane.running + sum(each.station == station for each in dead)
+        where = (lane.handler.station, lane.handler.group)
+        # A settled one is finished already: its task has only its end before it.
+        dead = [each for each in list(self._settlement.pending.values()) if not each.settled]
+        return lane.running + sum((each.station, each.group) == where for each in dead)
 
     async def idle(self) -> None:
         """Returns when nothing runs and nothing waits."""
