@@ -292,8 +292,12 @@ class Executor:
                     self._settlement.settle(lane.handler, message, decision)
                     count += 1
                 del lane.suspended[task]
-            while lane.ready:
-                self._settlement.settle(lane.handler, lane.ready.popleft(), Release(ran=False))
+            while lane.ready:  # kept by hand_back(): the broker would never deliver it again
+                message = lane.ready.popleft()
+                decision = decide(
+                    lane.handler, message.deliveries, lane.max_deliver, asyncio.CancelledError(), cancelled="stop"
+                )
+                self._settlement.settle(lane.handler, message, decision)
                 count += 1
         return count
 
