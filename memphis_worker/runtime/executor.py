@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 
 TURN_S = 0.002
 _ANSWERED = {"ack": "success", "nak": "retry", "term": "reject"}
-Cancelled = Literal["stop", "timeout", "lease"]
+Cancelled = Literal["stop", "timeout", "lease", "abandoned"]
 
 
 class HandlerTimeout(TimeoutError):
@@ -133,8 +133,8 @@ class Executor:
                     now = clock()
                     if lane.owner is me:
                         lane.inside = None
-                    else:
-                        self._returned(lane, me)
+                    elif self._returned(lane, me) == "abandoned":
+                        break
                     if message.settled:
                         if message.answer == "ack":
                             ring.add(message.sequence, message.stored_ns)
@@ -209,6 +209,8 @@ class Executor:
         if isinstance(error, HandlerTimeout):
             cancelled = "timeout"
         handler = lane.handler
+        if cancelled == "abandoned":  # abandon() has said what becomes of it
+            return
         if cancelled not in ("stop", "lease"):
             self._instrument.failed(handler, message, error)
         if message.settled:
@@ -291,6 +293,7 @@ class Executor:
                     )
                     self._settlement.settle(lane.handler, message, decision)
                     count += 1
+                    lane.cancelled[task] = "abandoned"
                 del lane.suspended[task]
             while lane.ready:  # kept by hand_back(): the broker would never deliver it again
                 message = lane.ready.popleft()
