@@ -76,6 +76,8 @@ class Fetch:
                     pull = await self._pull(1, left)
                     if pull.got and batch > 1:
                         pull.got += (await self._pull(batch - 1, None)).got
+                    elif pull.silent:  # a server before 2.9 gives no answer at all for a group that is gone
+                        await self._look_up()
                 messages = pull.got
                 if not messages and not pull.idle:
                     await self._explain(pull)
@@ -130,7 +132,12 @@ class Fetch:
         """Why a pull without messages ended: raises what ends the group, returns for what may pass."""
         if pull.error is not None:
             raise pull.error
-        if pull.code != 503 or not self.transport.connected:
+        if pull.code == 503:
+            await self._look_up()
+
+    async def _look_up(self) -> None:
+        """Raises Missing when the group is gone."""
+        if not self.transport.connected:
             return
         try:
             await consumer_info(self.transport, self.stream, self._durable, timeout_s=_DRAIN_S)
@@ -188,7 +195,12 @@ class _Pull:
     @property
     def idle(self) -> bool:
         """Whether it ended as a request without messages does, or (old servers) without a word."""
-        return not self.got and (self.code in (404, 408) or (self.code == 0 and not self.ended.is_set()))
+        return self.silent or (not self.got and self.code in (404, 408))
+
+    @property
+    def silent(self) -> bool:
+        """Whether the whole time passed without a word."""
+        return not self.got and self.code == 0 and not self.ended.is_set()
 
     @property
     def error(self) -> BrokerError | None:

@@ -220,11 +220,15 @@ async def group_lag(transport: Transport, stream: str, durable: str, *, timeout_
 
 
 async def _oldest_age_s(transport: Transport, info: ConsumerInfo, timeout_s: float) -> float | None:
-    subject = info.filter_subject or ">"
+    subject, first = info.filter_subject or ">", info.ack_floor + 1
     try:
-        oldest = await message_at(transport, info.stream, info.ack_floor + 1, next_on=subject, timeout_s=timeout_s)
-    except Missing:  # acked, or aged out, between the two requests
-        return None
+        oldest = await message_at(transport, info.stream, first, next_on=subject, timeout_s=timeout_s)
+    except Missing:  # a server before 2.9 knows no next_by_subj; else acked, or aged out, since the first request
+        kept = (await stream_info(transport, info.stream, timeout_s=timeout_s)).first_sequence
+        try:
+            oldest = await message_at(transport, info.stream, max(kept, first), timeout_s=timeout_s)
+        except Missing:
+            return None
     now = info.read_at or datetime.now(UTC)
     return max(0.0, (now - oldest.stored_at).total_seconds())
 
