@@ -79,6 +79,7 @@ class NatsTransport:
         self._callbacks: list[Callable[[], None]] = []
         self._out: list[bytes] = []
         self._unhooked: asyncio.Queue[tuple[bytes, bytes, bytes, bytes]] | None = None
+        self._unhooked_bytes = 0
         self._replies: dict[bytes, asyncio.Future[Frame]] = {}
         self._inbox = b""
         self._request_number = 0
@@ -335,6 +336,7 @@ class NatsTransport:
         if self._unhooked is not None:
             out.pop()
             self._unhooked.put_nowait((subject, payload, reply, headers))
+            self._unhooked_bytes += size
 
     def publish_now(self, subject: bytes, payload: bytes = b"", reply: bytes = b"", headers: bytes = b"") -> bool:
         if not self.connected:
@@ -347,7 +349,7 @@ class NatsTransport:
         if self.closed:
             raise ConnectionClosed("the connection is closed")
         pending = self._nc.pending_data_size if self._nc is not None else 0
-        if pending + size + sum(map(len, self._out)) > PENDING_BYTES:
+        if pending + size + sum(map(len, self._out)) + self._unhooked_bytes > PENDING_BYTES:
             raise Disconnected(f"the connection is down and {PENDING_BYTES} bytes wait for it already")
 
     def _flush(self) -> None:
@@ -370,6 +372,7 @@ class NatsTransport:
     async def _write_unhooked(self, queue: asyncio.Queue[tuple[bytes, bytes, bytes, bytes]]) -> None:
         while True:
             subject, payload, reply, headers = await queue.get()
+            self._unhooked_bytes -= len(payload) + len(headers)
             nc = self._nc
             if nc is None:
                 continue
