@@ -45,7 +45,10 @@ def decoder_for(annotation: object) -> Decode | None:
             value = json.loads(body)
         except (ValueError, RecursionError) as exc:
             raise DecodeError(f"the body is not JSON ({type(exc).__name__})") from None
-        return convert(value, "the body")
+        try:
+            return convert(value, "the body")
+        except RecursionError:
+            raise DecodeError("the body is nested too deeply") from None
 
     return decode
 
@@ -57,10 +60,14 @@ def encode(payload: object) -> bytes:
     """
     if isinstance(payload, bytes | bytearray | memoryview):
         return bytes(payload)
-    if isinstance(payload, str):
-        return payload.encode()
     try:
+        if isinstance(payload, str):
+            return payload.encode()
         return json.dumps(payload, default=_plain, separators=(",", ":"), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InvalidOption(
+            f"a payload of type {type(payload).__name__} cannot be sent: it has half a surrogate pair"
+        ) from None
     except (TypeError, ValueError, RecursionError) as exc:
         raise InvalidOption(f"a payload of type {type(payload).__name__} cannot be sent: {exc}") from None
 
@@ -106,7 +113,10 @@ def _converter(annotation: object, where: str) -> _Convert:
     if origin in (Union, types.UnionType):
         return _one_of([_converter(each, where) for each in arguments])
     if origin is Literal:
-        return _exactly(f"one of {', '.join(map(repr, arguments))}", lambda value: value in arguments)
+        return _exactly(
+            f"one of {', '.join(map(repr, arguments))}",
+            lambda value: any(value == each and type(value) is type(each) for each in arguments),
+        )
     if isinstance(annotation, type):
         if dataclasses.is_dataclass(annotation):
             return _record(annotation)
@@ -130,7 +140,10 @@ def _exactly(expected: str, fits: Callable[[Any], bool]) -> _Convert:
 
 def _number(value: Any, at: str) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise DecodeError(f"{at} is a number beyond float") from None
     raise DecodeError(f"{at} must be a number, not {_kind(value)}")
 
 
@@ -163,7 +176,8 @@ def _container(kind: object, arguments: tuple[Any, ...], where: str) -> _Convert
     def convert_dict(value: Any, at: str) -> Any:
         if not isinstance(value, dict):
             raise DecodeError(f"{at} must be an object, not {_kind(value)}")
-        return value if inner is None else {key: inner(each, f"{at}.{key}") for key, each in value.items()}
+        # The keys are data: no error text may hold them.
+        return value if inner is None else {key: inner(each, f"a value of {at}") for key, each in value.items()}
 
     return convert_dict
 
