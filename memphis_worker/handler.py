@@ -131,17 +131,18 @@ def make_handler(
 def _signature(function: _Function, where: str) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...], Decode | None]:
     try:
         hints = typing.get_type_hints(function if inspect.isroutine(function) else type(function).__call__)
-    except (NameError, TypeError) as exc:
+    except (NameError, AttributeError, TypeError, SyntaxError) as exc:
         raise InvalidHandler(f"handler {where}: its annotations cannot be resolved: {exc}") from exc
     arguments: list[str] = []
     keywords: list[tuple[str, str]] = []
     decode: Decode | None = None
-    seen_body = False
+    seen_body = skipped = False
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         if parameter.name not in hints:
             if parameter.default is not parameter.empty:
+                skipped = True
                 continue
             raise InvalidHandler(
                 f"handler {where}: parameter {parameter.name!r} has no annotation; write for example "
@@ -153,6 +154,7 @@ def _signature(function: _Function, where: str) -> tuple[tuple[str, ...], tuple[
         elif annotation is Context:
             kind = "context"
         elif parameter.default is not parameter.empty and seen_body:
+            skipped = True
             continue
         elif seen_body:
             raise InvalidHandler(
@@ -164,7 +166,7 @@ def _signature(function: _Function, where: str) -> tuple[tuple[str, ...], tuple[
                 decode = decoder_for(annotation)
             except InvalidHandler as exc:
                 raise InvalidHandler(f"handler {where}: parameter {parameter.name!r}: {exc}") from exc
-        if parameter.kind is parameter.KEYWORD_ONLY:
+        if skipped or parameter.kind is parameter.KEYWORD_ONLY:
             keywords.append((parameter.name, kind))
         else:
             arguments.append(kind)
