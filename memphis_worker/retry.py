@@ -47,5 +47,8 @@ class Backoff:
     def delay_s(self, attempt: int, chance: float = 1.0) -> float:
         """The pause after the failed `attempt` (from 1) [s]. `chance`: a random number from 0 to 1."""
         exponent = min(max(attempt, 1) - 1, 64)
-        delay = min(self.max_s, self.base_s * self.factor**exponent)
+        try:
+            delay = min(self.max_s, self.base_s * self.factor**exponent)
+        except OverflowError:
+            delay = self.max_s
         return delay * (0.5 + 0.5 * chance) if self.jitter else delay
