@@ -11,13 +11,17 @@ from memphis_worker.cli.check import check
 from memphis_worker.cli.dev import dev
 from memphis_worker.cli.handlers import handlers
 from memphis_worker.cli.lag import lag
+from memphis_worker.cli.loop import exit_within
 from memphis_worker.cli.outcome import PROG, finish
 from memphis_worker.cli.run import run
 from memphis_worker.cli.send import send
 from memphis_worker.cli.stations import stations
 from memphis_worker.cli.version import version
 
-__all__ = ["cli", "main"]
+__all__ = ["cli", "invoke", "main"]
+
+#: What threads that are no daemons get after the end of all work [s].
+EXIT_S = 2.0
 
 _SECTIONS = {
     "Run": ("dev", "run"),
@@ -58,6 +62,13 @@ for _command in (dev, run, check, handlers, send, lag, stations, version):
     cli.add_command(_command)
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def invoke(args: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code; errors are on stderr, one line each."""
     return finish(lambda: cli.main(args, prog_name=PROG, standalone_mode=False))
+
+
+def main() -> int:
+    """The console script: `invoke`, and then the end of the process, whoever's threads still run."""
+    code = invoke()
+    exit_within(EXIT_S, code)
+    return code

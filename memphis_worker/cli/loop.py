@@ -35,6 +35,8 @@ def run_loop(work: Coroutine[object, object, T]) -> T:
 
 def exit_within(seconds: float, code: int) -> None:
     """Ends the process with this code if its normal end takes longer, because a thread that is no daemon goes on."""
+    if all(thread.daemon or thread is threading.current_thread() for thread in threading.enumerate()):
+        return
 
     def end() -> None:
         sys.stdout.flush()

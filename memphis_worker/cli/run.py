@@ -17,7 +17,7 @@ from memphis_worker.app import App
 from memphis_worker.bootstrap import connector, make_runner, select_handlers
 from memphis_worker.cli.connect import broker
 from memphis_worker.cli.loading import load
-from memphis_worker.cli.loop import exit_within, run_loop
+from memphis_worker.cli.loop import run_loop
 from memphis_worker.cli.params import app_flags, connect_options, flag, log_flags, url_flag, worker_flags
 from memphis_worker.errors import UsageError
 from memphis_worker.handler import Handler
@@ -30,9 +30,6 @@ from memphis_worker.runtime.stop import Stop
 
 __all__ = ["run"]
 
-#: What threads that are no daemons get after the end of all work.
-EXIT_S = 2.0
-
 EPILOG = """\b
 Examples:
   memphis-worker run shop.main:app
@@ -42,7 +39,8 @@ Examples:
 \b
 Exit codes: 0 stopped, 1 crashed, 2 bad usage or app, 3 refused by the broker,
 4 stopped with unfinished work handed back. Every option is also an environment
-variable: --log-level is MEMPHIS_WORKER_LOG_LEVEL."""
+variable: --log-level is MEMPHIS_WORKER_LOG_LEVEL. For single loggers there is
+MEMPHIS_WORKER_LOG_LEVELS=nats=warning,shop=debug."""
 
 
 @click.command(epilog=EPILOG)
@@ -74,11 +72,9 @@ def run(
         logging(app=target.name, worker=options.name)
         handlers = select_handlers(target, options)
         where = connect_options(_chosen_url(url, embedded), target.url)
-        code = _serve(target, handlers, options, where, parent_fd)
+        return _serve(target, handlers, options, where, parent_fd)
     except KeyboardInterrupt:  # asked to stop before there was anything to stop
-        code = 0
-    exit_within(EXIT_S, code)
-    return code
+        return 0
 
 
 def _chosen_url(url: str | None, embedded: bool) -> str | None:

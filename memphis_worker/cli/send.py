@@ -88,36 +88,42 @@ class _Sending:
         self._msg_id = msg_id
         self._timeout_s = timeout_s
         self.sent: Counter[str] = Counter()
+        self._room = asyncio.Semaphore(WINDOW)
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._failed: list[MemphisWorkerError] = []
+        self._failing = asyncio.Event()
 
     async def all(self, session: Session, messages: AsyncIterator[bytes], count: int) -> None:
-        """Raises the first error, with how many were confirmed by then."""
-        room = asyncio.Semaphore(WINDOW)
-        failed: list[MemphisWorkerError] = []
-        on_their_way: set[asyncio.Task[None]] = set()
+        """Raises the first error, with how many were confirmed by then; it does not wait for more messages first."""
+        feeding = asyncio.create_task(self._feed(session, messages, count), name="feed")
+        failing = asyncio.create_task(self._failing.wait(), name="failure")
+        await asyncio.wait({feeding, failing}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (feeding, failing):
+            task.cancel()
+        await asyncio.wait({feeding, failing})
+        while self._under_way:
+            await asyncio.wait(self._under_way)
+        if self._failed:
+            raise self._explained(self._failed[0])
+        feeding.result()
 
-        async def one(payload: bytes) -> None:
-            try:
-                await self._produce(session, payload)
-            except MemphisWorkerError as exc:
-                failed.append(exc)
-            finally:
-                room.release()
-
+    async def _feed(self, session: Session, messages: AsyncIterator[bytes], count: int) -> None:
         async for payload in messages:
             for _ in range(count):
-                await room.acquire()
-                if failed:
-                    room.release()
-                    break
-                task = asyncio.create_task(one(payload), name="send")
-                on_their_way.add(task)
-                task.add_done_callback(on_their_way.discard)
-            if failed:
-                break
-        while on_their_way:
-            await asyncio.wait(on_their_way)
-        if failed:
-            raise self._explained(failed[0])
+                await self._room.acquire()
+                task = asyncio.create_task(self._send(session, payload), name="send")
+                self._under_way.add(task)
+                task.add_done_callback(self._under_way.discard)
+
+    async def _send(self, session: Session, payload: bytes) -> None:
+        try:
+            if not self._failed:
+                await self._produce(session, payload)
+        except MemphisWorkerError as exc:
+            self._failed.append(exc)
+            self._failing.set()
+        finally:
+            self._room.release()
 
     async def _produce(self, session: Session, payload: bytes) -> None:
         ack = await produce(

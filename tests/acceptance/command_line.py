@@ -25,7 +25,9 @@ DEADLINE_S = 15.0
 class Process:
     """A started command. Its output is collected as it comes; `wait_for` waits for a line of it."""
 
-    def __init__(self, arguments: list[str], *, cwd: Path, env: Mapping[str, str], stdin: bytes | None) -> None:
+    def __init__(
+        self, arguments: list[str], *, cwd: Path, env: Mapping[str, str], stdin: bytes | None, keep_stdin: bool
+    ) -> None:
         self.arguments = arguments
         self.process = subprocess.Popen(
             [sys.executable, "-m", "memphis_worker", *arguments],
@@ -46,12 +48,15 @@ class Process:
         for thread in self._threads:
             thread.start()
         if stdin is not None:
-            self._feed(stdin)
+            self._feed(stdin, keep_stdin)
 
-    def _feed(self, stdin: bytes) -> None:
+    def _feed(self, stdin: bytes, keep: bool) -> None:
         assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError), self.process.stdin:
+        with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(stdin)
+            self.process.stdin.flush()
+            if not keep:
+                self.process.stdin.close()
 
     def _read(self, stream: Any, name: str) -> None:
         with stream:
@@ -94,6 +99,8 @@ class Process:
             raise AssertionError(f"{self.arguments} does not end:\n{self.output}") from None
         for thread in self._threads:
             thread.join(within_s)
+        if self.process.stdin is not None:
+            self.process.stdin.close()
         return code
 
     def stop(self, within_s: float = DEADLINE_S) -> int:
@@ -120,8 +127,16 @@ class CommandLine:
         path.write_text(source)
         return path
 
-    def start(self, *arguments: str, stdin: bytes | None = None, env: Mapping[str, str] | None = None) -> Process:
-        process = Process(list(arguments), cwd=self.folder, env={**self.env, **(env or {})}, stdin=stdin)
+    def start(
+        self,
+        *arguments: str,
+        stdin: bytes | None = None,
+        keep_stdin: bool = False,
+        env: Mapping[str, str] | None = None,
+    ) -> Process:
+        """`keep_stdin`: its input does not end."""
+        given = {**self.env, **(env or {})}
+        process = Process(list(arguments), cwd=self.folder, env=given, stdin=stdin, keep_stdin=keep_stdin)
         self.processes.append(process)
         return process
 

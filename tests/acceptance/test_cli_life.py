@@ -272,6 +272,36 @@ def test_a_blocked_loop_fails_its_liveness_and_recovers(cli: CommandLine, dev: s
     assert worker.stop() == 0
 
 
+def test_a_failed_send_does_not_wait_for_more_input(cli: CommandLine, dev: str) -> None:
+    process = cli.start("send", "not_there", "-", "--url", dev, stdin=b"a\n", keep_stdin=True)
+    assert process.wait(10) == 3
+    assert "'not_there' does not exist" in process.err
+
+
+def test_handlers_lists_what_the_app_has_and_what_takes_effect(cli: CommandLine) -> None:
+    source = SHOP.format(station="listed") + "\ndef make():\n    return app\n"
+    cli.write("shop.py", source.replace('group="billing"', 'group="billing", concurrency=7, max_ack_time_ms=9000'))
+    bill, ship = json.loads(cli.run("handlers", "shop:app", "--json").out)
+    assert (bill["handler"], bill["station"], bill["group"], bill["kind"]) == (
+        "shop.bill",
+        "listed",
+        "billing",
+        "async",
+    )
+    assert (bill["concurrency"], bill["max_ack_time_ms"], bill["max_msg_deliveries"]) == (7, 9000, 10)
+    assert (ship["kind"], ship["concurrency"]) == ("thread", 40)
+    table = cli.run("handlers", "shop:make", "--factory")
+    assert [line.split()[0] for line in table.out.splitlines()] == ["HANDLER", "shop.bill", "shop.ship"]
+
+
+def test_only_the_chosen_handlers_run(cli: CommandLine, dev: str) -> None:
+    cli.write("shop.py", SHOP.format(station="chosen"))
+    worker = cli.start("run", "shop:app", "--no-http", "--url", dev, env={"MEMPHIS_WORKER_HANDLERS": "ship"})
+    worker.wait_for("worker.started")
+    assert worker.stop() == 0
+    assert list(lag_of(cli, dev, "chosen")) == ["shipping"]
+
+
 def test_version_help_and_the_module_work(cli: CommandLine) -> None:
     shown = json.loads(cli.run("version", "--json").out)
     assert [row["name"] for row in shown] == ["memphis-worker", "python", "nats-py", "nats-server"]

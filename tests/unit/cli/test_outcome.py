@@ -6,7 +6,7 @@ from collections.abc import Callable
 import click
 import pytest
 
-from memphis_worker.cli import main
+from memphis_worker.cli import invoke
 from memphis_worker.cli.outcome import finish, masked
 from memphis_worker.cli.table import show
 from memphis_worker.errors import (
@@ -75,12 +75,12 @@ def test_credentials_of_urls_are_masked() -> None:
 
 
 def test_help_is_exit_code_0_and_no_command_is_2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--help"]) == 0
+    assert invoke(["--help"]) == 0
     helped = capsys.readouterr().out
     assert all(f"\n  {name} " in helped for name in ("run", "dev", "check", "handlers", "send", "lag", "stations"))
-    assert main([]) == 2
+    assert invoke([]) == 2
     assert "Usage:" in capsys.readouterr().err
-    assert main(["frob"]) == 2
+    assert invoke(["frob"]) == 2
     assert capsys.readouterr().err == ("memphis-worker: error: No such command 'frob' (see memphis-worker --help)\n")
 
 

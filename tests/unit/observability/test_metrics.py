@@ -7,10 +7,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 
-from memphis_worker import App, Backoff, Reject
+from memphis_worker import App, Backoff, Message, Reject
+from memphis_worker.handler import Handler
 from memphis_worker.observability.metrics import BUCKETS, EXCEPTIONS_MAX, OPERATIONS, OTHER, PREFIX, SPEC, Metrics
 from memphis_worker.options import WorkerOptions
-from memphis_worker.runtime.instrument import OUTCOMES, REASONS
+from memphis_worker.runtime.instrument import OUTCOMES, REASONS, Instrument
 from memphis_worker.runtime.status import Status
 from memphis_worker.testing import MemoryBroker, running
 from memphis_worker.testing import run as in_virtual_time
@@ -122,24 +123,29 @@ def test_at_rest_received_is_processed_plus_in_progress_plus_buffered(
         received, running_now, buffered = (value(registry, name, **BILL) or 0 for name in names)
         return received, done, running_now, buffered
 
-    async def work() -> list[tuple[float, float, float, float]]:
-        seen = []
+    seen: list[tuple[float, float, float, float]] = []
+
+    class Watching(Instrument):
+        """Looks right after each outcome: also while another message's dead letter is on its way."""
+
+        def finished(self, handler: Handler, message: Message, outcome: str, duration_s: float) -> None:
+            seen.append(held())
+
+    async def work() -> None:
         options = WorkerOptions(concurrency=4)
-        async with running(app, instruments=[metrics], options=options) as worker:
+        async with running(app, instruments=[metrics, Watching()], options=options) as worker:
             metrics.watch(worker.runner)
             for i in range(30):
                 await worker.produce("orders", b"fail" if i % 10 == 3 else b"reject" if i % 10 == 7 else b"fine")
-            for _ in range(8):
-                await asyncio.sleep(0.15)
-                seen.append(held())
             await worker.drained()
             seen.append(held())
-        return seen
 
-    seen = in_virtual_time(work())
+    in_virtual_time(work())
+    assert len(seen) == 37
     for received, done, running_now, buffered in seen:
         assert received == done + running_now + buffered
     assert any(running_now for _, _, running_now, _ in seen)
+    assert any(buffered for _, _, _, buffered in seen)
     outcomes = {name: count for name, count in processed(registry).items() if count}
     assert outcomes == {"success": 24, "dead_letter": 6, "retry": 6}
     assert value(registry, "messages_redelivered_total", **BILL) == 6
