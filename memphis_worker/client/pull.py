@@ -36,6 +36,7 @@ PREFETCH_SPAN_S = 0.02
 BACKOFF_S = (0.1, 5.0)
 MISSING_AFTER_S = 30.0
 RESENT_MAX = 1000
+LAG_S = 0.05
 SILENCE_S = 0.25
 ARRIVE_S = 1.0
 FIRST_WITH_HEARTBEATS = (2, 9, 0)
@@ -123,6 +124,7 @@ class PullStream:
         self._loop: asyncio.AbstractEventLoop = None  # type: ignore[assignment]  # set by run()
         self._timer: asyncio.TimerHandle | None = None
         self._tick_due = 0.0
+        self._lag = 0.0
         self._heard = False
         self._last_heard = 0.0
         self._missed = 0
@@ -285,7 +287,8 @@ class PullStream:
             self._on_status(subject, headers)
             return
         if not self._batch:
-            self._batch_time = self._loop.time()
+            # What came while the loop was blocked may have been delivered when the block began.
+            self._batch_time = self._loop.time() - self._lag
             self._loop.call_soon(self._hand_over)
         message = Message(self, subject, reply, headers, payload, self._batch_time)
         self._batch.append(message)
@@ -462,6 +465,7 @@ class PullStream:
     def _tick(self) -> None:
         now = self._loop.time()
         late = now - self._tick_due
+        self._lag = late if late > LAG_S else 0.0
         if self._heard or not self._live or not self.transport.connected:
             self._last_heard = now
             if self._heard:

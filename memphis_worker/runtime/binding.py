@@ -80,7 +80,8 @@ def check_group(handler: Handler, info: ConsumerInfo) -> None:
         found.append(f"its ack wait is {info.ack_wait_s:g} s, max_ack_time_ms asks for {wanted_s:g} s")
     if 0 < info.max_deliver < handler.options.max_msg_deliveries:
         found.append(
-            f"it allows {info.max_deliver} deliveries, max_msg_deliveries is {handler.options.max_msg_deliveries}"
+            f"it allows {info.max_deliver} deliveries, max_msg_deliveries is {handler.options.max_msg_deliveries} "
+            f"(Memphis never allows more than {DELIVERIES_MAX})"
         )
     if not info.pull or info.ack_policy != "explicit":
         found.append("it is no pull consumer with explicit acks")
