@@ -18,8 +18,10 @@ def write(tmp_path: Path) -> Iterator[Write]:
     path, modules = list(sys.path), set(sys.modules)
 
     def write(**files: str) -> str:
+        """`a__b` is a/b.py, `a__` the package a itself."""
         for name, text in files.items():
-            file = tmp_path / (name.replace("__", "/") + ".py")
+            file = tmp_path / ((name + "init" if name.endswith("__") else name).replace("__", "/") + ".py")
+            file = file.with_name("__init__.py") if name.endswith("__") else file
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text)
         return str(tmp_path)
@@ -59,7 +61,7 @@ def test_what_is_no_path_is_refused(target: str) -> None:
 
 
 def test_what_is_not_there_is_named(write: Write) -> None:
-    folder = write(d_two=APP.format(name="shop", discover=[]), d_pkg____init__="")
+    folder = write(d_two=APP.format(name="shop", discover=[]), d_pkg__="")
     with pytest.raises(AppNotFound, match=r"has no attribute 'ap'; it has app"):
         load_app("d_two:ap", app_dir=folder)
     with pytest.raises(AppNotFound, match="no module named 'd_missing'"):
@@ -87,9 +89,9 @@ def test_modules_and_whole_packages_are_discovered(write: Write) -> None:
     folder = write(
         d_main=APP.format(name="shop", discover=["d_more", "d_pack"]),
         d_more=HANDLER.format(main="d_main", name="one"),
-        d_pack____init__="",
+        d_pack__="",
         d_pack__two=HANDLER.format(main="d_main", name="two"),
-        d_pack__deep____init__=HANDLER.format(main="d_main", name="three"),
+        d_pack__deep__=HANDLER.format(main="d_main", name="three"),
         d_pack__deep__four=HANDLER.format(main="d_main", name="four"),
     )
     assert (Path(folder) / "d_pack" / "two.py").exists()
@@ -102,9 +104,9 @@ def test_what_cannot_be_discovered_is_named(write: Write) -> None:
     folder = write(d_lost=APP.format(name="shop", discover=["d_nowhere"]))
     with pytest.raises(AppNotFound, match=r"App 'shop', discover='d_nowhere': no module named"):
         load_app("d_lost:app", app_dir=folder)
-    folder = write(d_bad=APP.format(name="shop", discover=["d_bad_pack"]), d_bad_pack____init__="")
-    write(d_bad_pack__sub____init__="import not_installed_anywhere\n")
-    with pytest.raises((UsageError, ModuleNotFoundError), match="not_installed_anywhere|cannot be imported"):
+    folder = write(d_bad=APP.format(name="shop", discover=["d_bad_pack"]), d_bad_pack__="")
+    write(d_bad_pack__sub__="import not_installed_anywhere\n")
+    with pytest.raises((UsageError, ModuleNotFoundError), match=r"not_installed_anywhere|cannot be imported"):
         load_app("d_bad:app", app_dir=folder)
 
 

@@ -68,9 +68,9 @@ STOPPED = asyncio.CancelledError()
         (
             1,
             -1,
-            Undecodable("the body is not JSON"),
+            Undecodable("no JSON"),
             None,
-            DeadLetter("undecodable", "Undecodable: the body is not JSON"),
+            DeadLetter("undecodable", "Undecodable: no JSON"),
         ),
         # a timeout
         (1, -1, TimeoutError("long"), "timeout", Redeliver(10)),
