@@ -61,7 +61,7 @@ class MemoryStream:
 
 
 class MemoryBroker:
-    """Connect with `session()`, or run an app on it with `running(app, broker=…)`. Make it inside a running loop."""
+    """Connect with `session()`, or run an app on it with `running(app, broker=…)`."""
 
     def __init__(
         self,
@@ -79,9 +79,12 @@ class MemoryBroker:
         """Subjects with this beginning may not be subscribed to."""
         self.links: list[Link] = []
         self.streams: dict[str, MemoryStream] = {}
-        self._loop = asyncio.get_running_loop()
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self._looking = False
+
+    @property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
 
     # ----------------------------------------------------------------- clients
 
