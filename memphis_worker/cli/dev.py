@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from threading import Event
 
 import click
 
 from memphis_worker.cli.params import DEFAULT_TOKEN, Decorator, app_flags, flag, log_flags
-from memphis_worker.cli.reload import SourceFolder, WorkerProcess, keep_running
+from memphis_worker.cli.reload import SourceFolder, StopSignals, WorkerProcess, keep_running
 from memphis_worker.embedded import EmbeddedBroker
 from memphis_worker.embedded.thread import BrokerThread
 from memphis_worker.errors import AppNotFound, InvalidOption
@@ -66,7 +63,6 @@ def dev(
     The broker needs no Docker and no other service. The worker is started again whenever a .py file below --app-dir
     changes. Ctrl-C ends both.
     """
-    asked, at_once = Event(), Event()
     if not token:
         raise InvalidOption("--token is empty; the broker needs one")
     if app is not None and not Path(app_dir).is_dir():
@@ -74,31 +70,18 @@ def dev(
     broker = EmbeddedBroker(
         directory=directory, token=token, management_port=management_port, tcp_port=tcp_port, data_port=data_port
     )
-    with _signals(asked, at_once), BrokerThread(broker) as url:
+    with StopSignals() as asked, BrokerThread(broker) as url:
         click.echo(_welcome(url, token, app, directory))
         if app is None:
             asked.wait()
             return 0
         worker = WorkerProcess(_worker_command(app, app_dir, factory, http, no_http), _environment(url))
         try:
-            keep_running(worker, SourceFolder(Path(app_dir)), asked, at_once)
+            keep_running(worker, SourceFolder(Path(app_dir)), asked)
         finally:
             worker.stop()
             worker.close()
     return 0
-
-
-@contextlib.contextmanager
-def _signals(asked: Event, at_once: Event) -> Iterator[None]:
-    def ask(number: int, frame: object) -> None:
-        (at_once if asked.is_set() else asked).set()
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _worker_command(app: str, app_dir: str, factory: bool, http: str, no_http: bool) -> list[str]:

@@ -3,20 +3,57 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from threading import Event
+from queue import Empty, SimpleQueue
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 import click
 
-__all__ = ["SourceFolder", "WorkerProcess", "keep_running"]
+__all__ = ["SourceFolder", "StopSignals", "WorkerProcess", "keep_running"]
 
 POLL_S = 0.3
 #: A reload waits so long for running handlers, and so long again after asking twice.
 RELOAD_S = 5.0
 _NOT_SOURCE = {"__pycache__", "node_modules", "site-packages"}
+
+
+class StopSignals:
+    """TERM and INT inside of a `with`: how often they came."""
+
+    def __init__(self) -> None:
+        self.times = 0
+        # Not an Event: two signals at once would deadlock in its lock. A SimpleQueue's put may interrupt itself.
+        self._news: SimpleQueue[None] = SimpleQueue()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._came)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Whether one has come, now or within the time."""
+        if not self.times:
+            try:
+                self._news.get(timeout=timeout_s)
+            except Empty:
+                return False
+        return True
+
+    def _came(self, number: int, frame: FrameType | None) -> None:
+        self.times += 1
+        self._news.put(None)
 
 
 class SourceFolder:
@@ -84,8 +121,8 @@ class WorkerProcess:
         code, self._process = self._process.returncode, None
         return code
 
-    def stop(self, at_once: Event | None = None, patience_s: float | None = None) -> None:
-        """Asks it to stop and waits; asks again when `at_once` is set or the patience is over, and then ends it."""
+    def stop(self, hurried: Callable[[], bool] = lambda: False, patience_s: float | None = None) -> None:
+        """Asks it to stop and waits; asks again when hurried or when the patience is over, and then ends it."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -94,7 +131,7 @@ class WorkerProcess:
         while process.poll() is None:
             time.sleep(0.02)
             impatient = patience_s is not None and time.monotonic() - began > patience_s
-            if not asked_again and (impatient or (at_once is not None and at_once.is_set())):
+            if not asked_again and (impatient or hurried()):
                 asked_again = True
                 began, patience_s = time.monotonic(), RELOAD_S
                 process.terminate()
@@ -107,7 +144,7 @@ class WorkerProcess:
         os.close(self._write_end)
 
 
-def keep_running(worker: WorkerProcess, source: SourceFolder, asked: Event, at_once: Event) -> None:
+def keep_running(worker: WorkerProcess, source: SourceFolder, asked: StopSignals) -> None:
     """Runs the worker, anew after each change of its source, until it is asked to stop."""
     worker.start()
     while not asked.wait(POLL_S):
@@ -116,6 +153,6 @@ def keep_running(worker: WorkerProcess, source: SourceFolder, asked: Event, at_o
             click.echo(f"memphis-worker dev: the worker ended with exit code {code}; waiting for a changed file")
         if source.changed():
             click.echo("memphis-worker dev: a file has changed; restarting the worker")
-            worker.stop(asked, RELOAD_S)
+            worker.stop(lambda: asked.times > 0, RELOAD_S)
             worker.start()
-    worker.stop(at_once)
+    worker.stop(lambda: asked.times > 1)

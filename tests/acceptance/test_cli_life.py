@@ -208,6 +208,15 @@ def test_dev_ends_its_nats_server_and_a_worker_that_follows_its_source(cli: Comm
     assert [pid for pid in below if alive(pid)] == []
 
 
+def test_two_signals_at_once_end_dev(cli: CommandLine) -> None:
+    dev = cli.start("dev", "--management-port", "0", "--tcp-port", "0", "--data-port", "0")
+    url_of(dev)
+    dev.signal(signal.SIGSTOP)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
+        dev.signal(number)
+    assert dev.wait() == 0
+
+
 def test_a_worker_of_dev_ends_when_dev_is_killed(cli: CommandLine) -> None:
     cli.write("shop.py", SHOP.format(station="orphan"))
     dev = cli.start("dev", "shop:app", "--no-http", "--management-port", "0", "--tcp-port", "0", "--data-port", "0")
