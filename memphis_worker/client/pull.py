@@ -229,6 +229,12 @@ class PullStream:
         self._live.clear()
         self.out = 0
 
+    def _forget_until(self, number: int) -> None:
+        """This request and all that were asked for before it are dead; what was asked for since may well live."""
+        for each in [each for each in self._live if each <= number]:
+            del self._live[each]
+        self.out = min(self.out, sum(request.batch for request in self._live.values()))
+
     def _end(self, error: BrokerError) -> None:
         if self.error is None:
             self.error = error
@@ -369,10 +375,11 @@ class PullStream:
         if code == 100:
             return
         self._arrival.set()
-        number = subject[len(self._inbox) :]
-        request = self._live.pop(int(number), None) if number.isdigit() else None
+        token = subject[len(self._inbox) :]
+        number = int(token) if token.isdigit() else 0
+        request = self._live.pop(number, None)
         if code == 503:
-            self._unanswered()
+            self._unanswered(number)
         elif code in (404, 408) or text.startswith("Batch Completed"):
             self._account(request, headers)
         elif text.startswith("Message Size Exceeds MaxBytes"):
@@ -383,10 +390,9 @@ class PullStream:
                 # Too large for any pull of ours: alone, once nothing is held. Asking at once would be a hot loop.
                 self._pause_for(0.25)
         elif text.startswith("Leadership Change"):
-            # One status for each request: those behind the first must not forget what was asked since.
             if request is not None:
                 log.info("pull.leader_changed", station=self.station, consumer_group=self.group)
-                self._forget()
+            self._forget_until(number)
         elif text.startswith("Server Shutdown"):
             log.info("pull.server_stopping", station=self.station, consumer_group=self.group)
             self._account(request, headers)
@@ -409,7 +415,7 @@ class PullStream:
                 self._end(BrokerRefused(f"{what} cannot be pulled from: {code} {text}"))
         else:
             self._warn(f"{code} {text}", "unknown status")
-            self._unanswered()
+            self._unanswered(number)
         self._pull()
 
     def _account(self, request: _Request | None, headers: bytes) -> None:
@@ -418,8 +424,8 @@ class PullStream:
         elif request is not None:
             self.out = max(0, self.out - _returned(headers))
 
-    def _unanswered(self) -> None:
-        self._forget()
+    def _unanswered(self, number: int) -> None:
+        self._forget_until(number)
         now = self._loop.time()
         if self._unanswered_since is None:
             self._unanswered_since = now

@@ -69,6 +69,20 @@ async def test_a_new_leader_is_asked_at_once_and_never_for_more_than_the_window(
         assert rig.stream.out == rig.durable.asked
 
 
+@pytest.mark.parametrize("status", ["409 Leadership Change", "503", "500 Whatever"])
+async def test_a_pull_that_was_on_its_way_when_another_was_refused_keeps_its_credit(status: str) -> None:
+    async with pulling(concurrency=8, ack_wait_s=1, broker=MemoryBroker(latency_s=0.1)) as rig:
+        await asyncio.sleep(0.11)
+        await rig.store(4)
+        await asyncio.sleep(0.21)
+        rig.broker.end_pulls(STATION, GROUP, status)
+        rig.ack(4)
+        await asyncio.sleep(0.11)
+        assert rig.durable.requests[1]["batch"] == 4
+        await asyncio.sleep(0.15)
+        assert 4 <= rig.durable.asked <= rig.stream.out <= rig.stream.window
+
+
 async def test_a_server_that_stops_is_asked_again_a_little_later() -> None:
     async with pulling() as rig:
         before = len(rig.durable.requests)
