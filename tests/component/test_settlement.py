@@ -467,3 +467,17 @@ async def test_a_handler_produces_through_the_same_connection() -> None:
         await worker.produce("orders", {"id": 7})
         await worker.drained()
         assert [json.loads(each) for each in worker.broker.bodies("bills")] == [{"of": 7}]
+
+
+async def test_what_does_not_fit_is_left_out_in_order_the_error_first_and_the_identity_last() -> None:
+    broker = MemoryBroker(max_payload=3000)
+    headers = b"NATS/1.0\r\ntrace: " + b"t" * 200 + b"\r\n\r\n"
+    kept = []
+    async with running(rejecting("r" * 400), broker=broker) as worker:
+        for size in (100, 2100, 2450, 2770):
+            broker.links[0].transport.publish(b"orders.final", b"x" * size, headers=headers)
+        await worker.drained()
+        for each in worker.dead_letters():
+            names = ("memphis-worker-error", "trace", "memphis-worker-reason", "Nats-Msg-Id")
+            kept.append("".join("ETRI"[at] for at, name in enumerate(names) if name in each.headers))
+    assert kept == ["ETRI", "TRI", "RI", "I"]
