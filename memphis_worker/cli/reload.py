@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -27,11 +27,14 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.times = 0
-        # Not an Event: two signals at once would deadlock in its lock. A SimpleQueue's put may interrupt itself.
-        self._news: SimpleQueue[None] = SimpleQueue()
+        # Not an Event: a signal that another thread takes does not wake the main thread out of a lock, and two at
+        # once would deadlock in the Event's own. Python writes to this pipe from whatever thread it is.
+        self._read_end, self._write_end = os.pipe()
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
+        os.set_blocking(self._write_end, False)
+        signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._before[number] = signal.signal(number, self._came)
         return self
@@ -41,19 +44,23 @@ class StopSignals:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(-1)
+        os.close(self._read_end)
+        os.close(self._write_end)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Whether one has come, now or within the time."""
-        if not self.times:
-            try:
-                self._news.get(timeout=timeout_s)
-            except Empty:
+        ends = None if timeout_s is None else time.monotonic() + timeout_s
+        while not self.times:
+            left = None if ends is None else max(0.0, ends - time.monotonic())
+            if left == 0.0:
                 return False
+            if select.select([self._read_end], [], [], left)[0]:
+                os.read(self._read_end, 64)
         return True
 
     def _came(self, number: int, frame: FrameType | None) -> None:
         self.times += 1
-        self._news.put(None)
 
 
 class SourceFolder:
