@@ -7,10 +7,8 @@ keep all their messages: no retention, no limits, no replicas.
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from typing import Any
 
 from memphis_worker.bootstrap import producing
@@ -19,6 +17,7 @@ from memphis_worker.client.names import resent_subject
 from memphis_worker.errors import Missing, NotReachable
 from memphis_worker.options import StationOptions
 from memphis_worker.runtime.runner import Session
+from memphis_worker.testing.api import answer
 from memphis_worker.testing.durable import Answer, Durable, Stored
 from memphis_worker.testing.link import Link, MemoryTransport
 from memphis_worker.testing.plane import MemoryPlane
@@ -262,7 +261,8 @@ class MemoryBroker:
             else:
                 found.pull(reply, data)
         elif subject.startswith(b"$JS.API."):
-            body = self._api(subject.decode()[len("$JS.API.") :].split("."), json.loads(data) if data else {})
+            asked = json.loads(data) if data else {}
+            body = answer(self.streams, subject.decode()[len("$JS.API.") :], asked, EPOCH_S + self._loop.time())
             self.send(reply, reply, b"", b"", json.dumps(body).encode())
         else:
             self._produced(subject, reply, headers, data)
@@ -302,74 +302,6 @@ class MemoryBroker:
     def _no_responders(self, reply: bytes) -> None:
         if reply:
             self.send(reply, reply, b"", b"NATS/1.0 503\r\n\r\n", b"")
-
-    # --------------------------------------------------------------------- API
-
-    def _api(self, tokens: list[str], body: dict[str, Any]) -> dict[str, Any]:
-        kind, stream = ".".join(tokens[:2]), self.streams.get(tokens[-1])
-        match kind:
-            case "CONSUMER.INFO":
-                owner = self.streams.get(tokens[2])
-                if owner is None:
-                    return _error(404, 10059, "stream not found")
-                group = owner.groups.get(tokens[3])
-                return self._group(group) if group is not None else _error(404, 10014, "consumer not found")
-            case "STREAM.INFO" if stream is not None:
-                return _stream(stream)
-            case "STREAM.LIST":
-                return {"total": len(self.streams), "streams": [_stream(each) for each in self.streams.values()]}
-            case "CONSUMER.LIST" if stream is not None:
-                return {"total": len(stream.groups), "consumers": [self._group(g) for g in stream.groups.values()]}
-            case "STREAM.MSG" if stream is not None:
-                return self._stored(stream, tokens[2], body)
-        return _error(404, 10059, "stream not found")
-
-    def _stored(self, stream: MemoryStream, verb: str, body: dict[str, Any]) -> dict[str, Any]:
-        sequence = body["seq"]
-        if body.get("next_by_subj"):
-            sequence = min((each for each in stream.messages if each >= sequence), default=0)
-        message = stream.messages.get(sequence)
-        if message is None:
-            return _error(404, 10037, "no message found")
-        if verb == "DELETE":
-            del stream.messages[sequence]
-            return {"success": True}
-        when = datetime.fromtimestamp(message.stored_ns / 1e9, UTC)
-        found = {"subject": message.subject.decode(), "seq": sequence, "time": when.isoformat()}
-        found |= {"data": base64.b64encode(message.data).decode(), "hdrs": base64.b64encode(message.headers).decode()}
-        return {"message": found}
-
-    def _group(self, group: Durable) -> dict[str, Any]:
-        config = {
-            "durable_name": group.name,
-            "filter_subject": group.filter_subject,
-            "ack_policy": "explicit",
-            "ack_wait": int(group.ack_wait_s * 1e9),
-            "max_deliver": group.max_deliver,
-            "max_ack_pending": group.max_ack_pending,
-        }
-        return {
-            "stream_name": group.stream,
-            "name": group.name,
-            "config": config,
-            "num_pending": len(group.waiting),
-            "num_ack_pending": len(group.flying),
-            "num_redelivered": sum(1 for each in group.flying.values() if each.deliveries > 1),
-            "num_waiting": len(group.pulls),
-            "ack_floor": {"stream_seq": group.ack_floor},
-            "delivered": {"stream_seq": max(group.deliveries, default=0)},
-            "ts": datetime.fromtimestamp(EPOCH_S + self._loop.time(), UTC).isoformat(),
-        }
-
-
-def _stream(stream: MemoryStream) -> dict[str, Any]:
-    config = {"name": stream.name, "subjects": [f"{stream.name}.>"], "storage": stream.options.storage_type}
-    state = {"messages": len(stream.messages), "last_seq": stream.last, "consumer_count": len(stream.groups)}
-    return {"config": config, "state": {**state, "first_seq": min(stream.messages, default=stream.last + 1)}}
-
-
-def _error(code: int, err_code: int, words: str) -> dict[str, Any]:
-    return {"error": {"code": code, "err_code": err_code, "description": words}}
 
 
 def _matches(pattern: list[bytes], tokens: list[bytes]) -> bool:

@@ -9,6 +9,9 @@ import pytest
 import structlog
 
 from memphis_worker.testing import VirtualLoop
+from memphis_worker.testing.pytest_plugin import memphis_broker
+
+__all__ = ["memphis_broker"]
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, Any]:

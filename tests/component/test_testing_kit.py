@@ -5,6 +5,9 @@ import asyncio
 import pytest
 
 from memphis_worker import App, Backoff, MemphisWorkerError, Reject
+from memphis_worker.client import jetstream
+from memphis_worker.errors import Missing
+from memphis_worker.runtime.binding import DEAD_STATION
 from memphis_worker.testing import MemoryBroker, Stuck, VirtualLoop, run, running
 
 
@@ -139,3 +142,51 @@ async def test_a_message_id_is_stored_once_within_the_window() -> None:
         await worker.drained()
         assert worker.broker.bodies("orders") == [b"x"]
         assert [each.data for each in worker.dead_letters()] == [b"x"]
+
+
+async def test_the_client_reads_streams_groups_and_messages() -> None:
+    app = App()
+
+    @app.handler(station="orders")
+    async def bill(body: bytes) -> None:
+        await asyncio.sleep(5)
+
+    async with running(app) as worker:
+        transport = worker.broker.transport()
+        await worker.produce("orders", b"x", headers={"a": "b"})
+        await asyncio.sleep(2)
+        lag = await jetstream.group_lag(transport, "orders", "bill")
+        assert (lag.waiting, lag.in_flight, lag.oldest_age_s) == (0, 1, pytest.approx(2, abs=0.01))
+        assert [each.name for each in await jetstream.streams(transport)] == [DEAD_STATION, "orders"]
+        assert [each.name for each in await jetstream.consumers(transport, "orders")] == ["bill"]
+        assert (await jetstream.stream_info(transport, "orders")).messages == 1
+        stored = await jetstream.message_at(transport, "orders", 1)
+        assert (stored.data, b"a: b" in stored.headers) == (b"x", True)
+        await jetstream.delete_message(transport, "orders", 1)
+        with pytest.raises(Missing, match="message 1 of station 'orders'"):
+            await jetstream.message_at(transport, "orders", 1)
+        for missing in ("nowhere", "orders"):
+            with pytest.raises(Missing):
+                await jetstream.consumer_info(transport, missing, "nobody")
+        await transport.close()
+
+
+def test_an_app_runs_on_an_ordinary_loop_too() -> None:
+    app, seen = App(), []
+
+    @app.handler(station="orders")
+    async def bill(body: dict) -> None:
+        seen.append(body)
+
+    async def use() -> None:
+        async with running(app) as worker:
+            await worker.produce("orders", {"id": 1})
+            await worker.drained()
+            await worker.stop(at_once=True)
+
+    asyncio.run(use())
+    assert seen == [{"id": 1}]
+
+
+def test_the_fixture_is_an_empty_broker(memphis_broker: MemoryBroker) -> None:
+    assert memphis_broker.streams == {}
