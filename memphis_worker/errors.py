@@ -1,27 +1,27 @@
 """The error tree. Each class carries the exit code that the command line gives for it.
 
-    MemphisWorkerError                 1
-    ├── UsageError                     2   bad input: the caller must change something
-    │   ├── InvalidOption              an option, or a pair of options, out of range
-    │   ├── InvalidURL                 where the broker is
-    │   ├── InvalidName                station, group, producer, consumer, factory
-    │   ├── InvalidHandler             a handler that could never be called
-    │   ├── AppNotFound                no such module, attribute, or not an App
-    │   ├── MissingExtra               an optional package is not installed
-    │   └── PortTaken                  somebody else listens there
-    ├── BrokerError                    3
-    │   ├── NotReachable               nobody answers there
-    │   ├── BrokerRefused              the broker said no, with its own words
-    │   │   └── AuthenticationFailed   user, password or token
-    │   ├── Missing                    a station, group or member that is not there
-    │   ├── AlreadyExists              a name that is taken
-    │   └── Differs                    what exists is not what was asked for
-    ├── ConnectionClosed               1   used after close(), or given up reconnecting
-    ├── Disconnected                   1   not possible while the connection is down
-    ├── RequestTimeout                 1   asked, and no answer within the time
-    ├── ProduceFailed                  1   the broker has not confirmed the message
-    │   └── PayloadTooLarge            refused before anything was sent
-    └── DecodeError                    1   a body that does not fit its annotation
+MemphisWorkerError                 1
+├── UsageError                     2   bad input: the caller must change something
+│   ├── InvalidOption              an option, or a pair of options, out of range
+│   ├── InvalidURL                 where the broker is
+│   ├── InvalidName                station, group, producer, consumer, factory
+│   ├── InvalidHandler             a handler that could never be called
+│   ├── AppNotFound                no such module, attribute, or not an App
+│   ├── MissingExtra               an optional package is not installed
+│   └── PortTaken                  somebody else listens there
+├── BrokerError                    3
+│   ├── NotReachable               nobody answers there
+│   ├── BrokerRefused              the broker said no, with its own words
+│   │   └── AuthenticationFailed   user, password or token
+│   ├── Missing                    a station, group or member that is not there
+│   ├── AlreadyExists              a name that is taken
+│   └── Differs                    what exists is not what was asked for
+├── ConnectionClosed               1   used after close(), or given up reconnecting
+├── Disconnected                   1   not possible while the connection is down
+├── RequestTimeout                 1   asked, and no answer within the time
+├── ProduceFailed                  1   the broker has not confirmed the message
+│   └── PayloadTooLarge            refused before anything was sent
+└── DecodeError                    1   a body that does not fit its annotation
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from memphis_worker.errors import (
     RequestTimeout,
     UsageError,
 )
+from memphis_worker.failure import failure
 from memphis_worker.options import BATCH_MAX, GroupOptions
 
 __all__ = ["Consumer", "ConsumerOptions"]
@@ -258,8 +259,8 @@ class Consumer:
             self._caller = asyncio.current_task()
             try:
                 await callback(messages, error)
-            except Exception:
-                log.exception("callback.failed", consumer=repr(self), messages=len(messages))
+            except Exception as exc:  # noqa: BLE001
+                log.error("callback.failed", consumer=repr(self), messages=len(messages), **failure(exc))
             finally:
                 self._caller = None
 

@@ -40,6 +40,7 @@ from memphis_worker.errors import (
     PayloadTooLarge,
     RequestTimeout,
 )
+from memphis_worker.failure import failure
 
 __all__ = ["NatsTransport"]
 
@@ -273,8 +274,8 @@ class NatsTransport:
         for callback in list(self._callbacks):
             try:
                 callback()
-            except Exception:
-                log.exception("transport.callback_failed")
+            except Exception as exc:  # noqa: BLE001
+                log.error("transport.callback_failed", **failure(exc))
 
     def _rebuild(self) -> None:
         self._rebuilding = True
@@ -547,8 +548,8 @@ class _BatchParser(Parser):
             if sink is not None:
                 try:
                     sink(words[0], reply, data[start:body], data[body:stop])
-                except Exception:
-                    log.exception("transport.sink_failed")
+                except Exception as exc:  # noqa: BLE001
+                    log.error("transport.sink_failed", **failure(exc))
             else:
                 await self.nc._process_msg(int(words[1]), words[0], reply, data[body:stop], data[start:body])
             at = stop + 2

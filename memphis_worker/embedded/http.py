@@ -16,6 +16,7 @@ import structlog
 
 from memphis_worker.embedded import gojson
 from memphis_worker.embedded.listener import client_address
+from memphis_worker.failure import failure
 
 log = structlog.get_logger()
 
@@ -121,8 +122,8 @@ class HttpSite:
             return await handler(request)
         except Abort as end:
             return end.reply
-        except Exception:  # as in gin: a crashed handler is a 500, the server goes on
-            log.exception("embedded_request.failed", method=request.method, path=request.path)
+        except Exception as exc:  # as in gin: a crashed handler is a 500, the server goes on  # noqa: BLE001
+            log.error("embedded_request.failed", method=request.method, path=request.path, **failure(exc))
             return panicked().reply
 
     def _redirect(self, request: Request) -> Reply | None:

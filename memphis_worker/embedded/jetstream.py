@@ -16,6 +16,7 @@ from nats.aio.msg import Msg
 
 from memphis_worker.embedded import gojson
 from memphis_worker.errors import BrokerError
+from memphis_worker.failure import failure
 
 log = structlog.get_logger()
 
@@ -135,8 +136,8 @@ class JetStream:
                 await sink(message.subject, message.data)
             except JetStreamError as error:
                 log.warning("advisory.ignored", subject=message.subject, error=str(error))
-            except Exception:  # nats-py's reader must not see an error of ours
-                log.exception("advisory.failed", subject=message.subject)
+            except Exception as exc:  # nats-py's reader must not see an error of ours  # noqa: BLE001
+                log.error("advisory.failed", subject=message.subject, **failure(exc))
 
         await self._client.subscribe(subject, queue=queue, cb=receive)
 

@@ -11,6 +11,7 @@ import structlog
 
 from memphis_worker.embedded.process import taken
 from memphis_worker.errors import InvalidOption, PortTaken
+from memphis_worker.failure import failure
 
 log = structlog.get_logger()
 
@@ -66,8 +67,8 @@ class Listener:
             await self._session(reader, writer)
         except (ConnectionError, TimeoutError):
             pass  # the client is gone; its session has nothing left to do
-        except Exception:  # one broken session must not be the end of the broker
-            log.exception("embedded_session.failed", listener=self._kind)
+        except Exception as exc:  # one broken session must not be the end of the broker  # noqa: BLE001
+            log.error("embedded_session.failed", listener=self._kind, **failure(exc))
         finally:
             writer.close()
 

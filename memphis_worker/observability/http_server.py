@@ -24,6 +24,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from memphis_worker.errors import InvalidOption, PortTaken
+from memphis_worker.failure import failure
 
 __all__ = ["HttpServer", "Page", "Request", "json_page", "metrics_page"]
 
@@ -191,8 +192,8 @@ class _Connection(socketserver.BaseRequestHandler):
             return Page(HTTPStatus.METHOD_NOT_ALLOWED, "text/plain", b"only GET and HEAD\n")
         try:
             return page(request)
-        except Exception:
-            log.exception("http.page_failed", path=path)
+        except Exception as exc:  # noqa: BLE001
+            log.error("http.page_failed", path=path, **failure(exc))
             return Page(HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", b"failed; see the log\n")
 
     def _read(self) -> bytes | None:

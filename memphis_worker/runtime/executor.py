@@ -19,6 +19,7 @@ import structlog
 
 from memphis_worker.client.message import Message
 from memphis_worker.errors import MemphisWorkerError
+from memphis_worker.failure import failure
 from memphis_worker.handler import Handler
 from memphis_worker.middleware import Call
 from memphis_worker.runtime.done import Done
@@ -214,7 +215,7 @@ class Executor:
         if cancelled not in ("stop", "lease"):
             self._instrument.failed(handler, message, error)
         if message.settled:
-            log.warning("message.failed_after_settling", **facts(handler, message), exc_info=error)
+            log.warning("message.failed_after_settling", **facts(handler, message), **failure(error))
             self._finished(handler, message, _ANSWERED.get(message.answer, "cancelled"), duration_s)
             return
         decision = decide(
@@ -329,5 +330,5 @@ def _log_failure(lane: Lane, message: Message, decision: Decision, error: BaseEx
         delay_s=getattr(decision, "delay_s", None),
         error_type=type(error).__name__,
         duration_s=round(duration_s, 3),
-        exc_info=error,
+        **failure(error),
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from memphis_worker.client.message import Message
+from memphis_worker.failure import failure
 from memphis_worker.handler import Handler
 
 __all__ = ["OUTCOMES", "REASONS", "Instrument", "Instruments"]
@@ -66,8 +67,8 @@ def _joined(event: str, calls: Sequence[Callable[..., None]]) -> Callable[..., N
         def one(*args: object) -> None:
             try:
                 only(*args)
-            except Exception:
-                log.exception("instrument.failed", of=event)
+            except Exception as exc:  # noqa: BLE001
+                log.error("instrument.failed", of=event, **failure(exc))
 
         return one
 
@@ -75,7 +76,7 @@ def _joined(event: str, calls: Sequence[Callable[..., None]]) -> Callable[..., N
         for call in calls:
             try:
                 call(*args)
-            except Exception:
-                log.exception("instrument.failed", of=event)
+            except Exception as exc:  # noqa: BLE001
+                log.error("instrument.failed", of=event, **failure(exc))
 
     return each

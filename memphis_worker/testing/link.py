@@ -13,6 +13,7 @@ import structlog
 
 from memphis_worker.client.transport import Frame, Sink, Subscription
 from memphis_worker.errors import BrokerRefused, ConnectionClosed, Disconnected, PayloadTooLarge, RequestTimeout
+from memphis_worker.failure import failure
 
 if TYPE_CHECKING:
     from memphis_worker.testing.memory import MemoryBroker
@@ -76,8 +77,8 @@ class Link:
             if self.alive and not self.silent:
                 try:
                     deliver()
-                except Exception:
-                    log.exception("transport.sink_failed")
+                except Exception as exc:  # noqa: BLE001
+                    log.error("transport.sink_failed", **failure(exc))
 
 
 class _Subscription:

@@ -25,7 +25,7 @@ def broker() -> Iterator[EmbeddedBroker]:
             async with EmbeddedBroker(overview_wait_s=0.1) as running:
                 ready.append(running)
                 started.set()
-                while not ended.is_set():  # noqa: ASYNC110 - an event of another thread
+                while not ended.is_set():
                     await asyncio.sleep(0.02)
         except BaseException as exc:
             failed.append(exc)

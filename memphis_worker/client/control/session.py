@@ -25,6 +25,7 @@ from memphis_worker.errors import (
     MemphisWorkerError,
     NotReachable,
 )
+from memphis_worker.failure import failure
 from memphis_worker.options import ConnectOptions
 
 __all__ = ["Session"]
@@ -287,8 +288,8 @@ class Session:
         for watcher in list(self._watchers):
             try:
                 watcher()
-            except Exception:  # It would end the keeper, and with it the session.
-                log.exception("session.watcher_failed", broker=self._where)
+            except Exception as exc:  # It would end the keeper, and with it the session.  # noqa: BLE001
+                log.error("session.watcher_failed", broker=self._where, **failure(exc))
 
     async def _until(self, reached: Callable[[], bool]) -> None:
         try:
