@@ -1,7 +1,7 @@
 """A loop whose clock jumps to the next timer when nothing is ready: an hour of backoff takes no time to test.
 
-Nothing waits for real, so a test is as deterministic as the code it runs. Threads are the exception: while any is
-alive, the loop gives them a few real milliseconds before each jump.
+Nothing waits for real, so a test is as deterministic as the code it runs. Threads are the exception: while one that
+began after the loop is alive, the loop gives it a few real milliseconds before each jump.
 """
 
 from __future__ import annotations
@@ -52,12 +52,13 @@ class _Jumping(selectors.BaseSelector):
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop = loop
         self._real = selectors.DefaultSelector()
+        self._strangers = set(threading.enumerate())
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         events = self._real.select(0)
         if events or (timeout is not None and timeout <= 0):
             return events
-        if threading.active_count() > 1:
+        if not self._strangers.issuperset(threading.enumerate()):
             events = self._real.select(THREAD_LIMIT_S if timeout is None else THREAD_GRACE_S)
             if events:
                 return events
