@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import UTC, datetime
 
 from memphis_worker.client.control.plane import ControlPlane
@@ -56,7 +57,8 @@ class DeadLetters:
 
     def _headers(self, handler: Handler, message: Message, dead: DeadLetter) -> bytes:
         """The original block without what the server would obey, then our own; shortened to what the broker takes."""
-        identity = f"{message.stream}.{message.group}.{message.sequence}.{message.stored_ns}"
+        number = f"{message.sequence}.{message.stored_ns}" if message.sequence else uuid.uuid4().hex
+        identity = f"{message.stream}.{message.group}.{number}"
         own = [
             ("Nats-Msg-Id", identity),
             ("msg-id", identity),

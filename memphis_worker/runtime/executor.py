@@ -65,6 +65,10 @@ class Lane:
         """Handlers that have a message."""
         return len(self.suspended) + (self.inside is not None)
 
+    def allowed(self, message: Message) -> int:
+        """How often the broker delivers it. What its operator sent again comes once."""
+        return 1 if message.resent else self.max_deliver
+
     def held(self) -> Iterator[Message]:
         yield from list(self.ready)
         if self.inside is not None:
@@ -221,7 +225,7 @@ class Executor:
         decision = decide(
             handler,
             message.deliveries,
-            lane.max_deliver,
+            lane.allowed(message),
             error,
             cancelled=cancelled,
             chance=random.random(),  # noqa: S311
@@ -251,7 +255,7 @@ class Executor:
             kept: list[Message] = []
             while lane.ready:
                 message = lane.ready.popleft()
-                if 0 < lane.max_deliver <= message.deliveries:
+                if 0 < lane.allowed(message) <= message.deliveries:
                     kept.append(message)
                 else:
                     self._settlement.settle(lane.handler, message, Release(ran=False))
@@ -283,25 +287,24 @@ class Executor:
         """Cancels every suspended handler because the process stops. Returns how many."""
         return sum(self.cancel(lane, task, "stop") for lane in self.lanes for task in list(lane.suspended))
 
+    def _cut_off(self, lane: Lane, message: Message) -> None:
+        decision = decide(
+            lane.handler, message.deliveries, lane.allowed(message), asyncio.CancelledError(), cancelled="stop"
+        )
+        self._settlement.settle(lane.handler, message, decision)
+
     def abandon(self) -> int:
         """Last of all: releases what still runs (threads, and handlers that swallow their cancel). Returns how many."""
         count = 0
         for lane in self.lanes:
             for task, message in list(lane.suspended.items()):
                 if not message.settled:
-                    decision = decide(
-                        lane.handler, message.deliveries, lane.max_deliver, asyncio.CancelledError(), cancelled="stop"
-                    )
-                    self._settlement.settle(lane.handler, message, decision)
+                    self._cut_off(lane, message)
                     count += 1
                     lane.cancelled[task] = "abandoned"
                 del lane.suspended[task]
             while lane.ready:  # kept by hand_back(): the broker would never deliver it again
-                message = lane.ready.popleft()
-                decision = decide(
-                    lane.handler, message.deliveries, lane.max_deliver, asyncio.CancelledError(), cancelled="stop"
-                )
-                self._settlement.settle(lane.handler, message, decision)
+                self._cut_off(lane, lane.ready.popleft())
                 count += 1
         return count
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -154,13 +153,14 @@ class Work:
     async def shut_down(self) -> int:
         """The order matters: see docs/delivery.md. Returns 0, or 4 when unfinished work was handed back."""
         at_once, executor, settlement = self._stop.at_once, self.executor, self.settlement
-        began, unsent = time.monotonic(), settlement.unsent
+        now, unsent = asyncio.get_running_loop().time, settlement.unsent
+        began = now()
         for stream in self.streams:
             stream.stop_asking()
         await ended_before(at_once, _all(stream.arrived() for stream in self.streams))
         await _all(stream.drain(DRAIN_S) for stream in self.streams)
         released = executor.hand_back()
-        left = max(0.0, self._options.shutdown_timeout_s - (time.monotonic() - began))
+        left = max(0.0, self._options.shutdown_timeout_s - (now() - began))
         cancelled = 0
         if not await ended_before(at_once, executor.idle(), left):
             cancelled = executor.cancel_all()
@@ -176,7 +176,7 @@ class Work:
             cancelled=cancelled + abandoned,
             stranded=stranded,
             at_once=at_once.is_set(),
-            duration_s=round(time.monotonic() - began, 3),
+            duration_s=round(now() - began, 3),
         )
         return 4 if cancelled or abandoned or stranded else 0
 

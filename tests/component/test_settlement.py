@@ -320,3 +320,38 @@ async def test_what_does_not_fit_is_left_out_in_order_the_error_first_and_the_id
             names = ("memphis-worker-error", "trace", "memphis-worker-reason", "Nats-Msg-Id")
             kept.append("".join("ETRI"[at] for at, name in enumerate(names) if name in each.headers))
     assert kept == ["ETRI", "TRI", "RI", "I"]
+
+
+async def test_a_message_that_the_operator_sent_again_and_that_fails_is_a_dead_letter_at_once() -> None:
+    """It came without a reply and would never come again. Two of them are two dead letters, though none has a number."""
+    app = App()
+
+    @app.handler(station="orders", max_msg_deliveries=5)
+    async def bill(body: bytes) -> None:
+        raise ValueError("still broken")
+
+    async with running(app) as worker:
+        worker.broker.resend("orders", "bill", b"one")
+        worker.broker.resend("orders", "bill", b"two")
+        await asyncio.sleep(1)
+        assert [(each.data, each.headers["memphis-worker-reason"]) for each in worker.dead_letters()] == [
+            (b"one", "exhausted"),
+            (b"two", "exhausted"),
+        ]
+    assert outcomes(worker) == [(0, "dead_letter"), (0, "dead_letter")]
+
+
+async def test_a_resent_message_that_waits_at_the_stop_still_runs() -> None:
+    app, ran = App(), []
+
+    @app.handler(station="orders", concurrency=1)
+    async def bill(body: bytes) -> None:
+        await asyncio.sleep(1)
+        ran.append(body)
+
+    async with running(app) as worker:
+        for body in (b"one", b"two", b"three"):
+            worker.broker.resend("orders", "bill", body)
+        await asyncio.sleep(0.1)
+        assert await worker.stop() == 0
+    assert ran == [b"one", b"two", b"three"]
