@@ -7,8 +7,9 @@ import asyncio
 import structlog
 
 from memphis_worker.client.message import LEASE_SHARE, Message
-from memphis_worker.runtime.executor import Executor, Lane
+from memphis_worker.runtime.executor import Executor
 from memphis_worker.runtime.instrument import Instrument
+from memphis_worker.runtime.lane import Lane
 from memphis_worker.runtime.settlement import Settlement, facts
 
 __all__ = ["Keepalive"]

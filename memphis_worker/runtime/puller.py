@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from memphis_worker.client.message import Message
 from memphis_worker.errors import MemphisWorkerError
-from memphis_worker.runtime.executor import Executor, Lane
+from memphis_worker.runtime.executor import Executor
 from memphis_worker.runtime.instrument import Instrument
+from memphis_worker.runtime.lane import Lane
 
 __all__ = ["Puller"]
 

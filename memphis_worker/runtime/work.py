@@ -20,9 +20,10 @@ from memphis_worker.middleware import Call, compose
 from memphis_worker.options import WorkerOptions
 from memphis_worker.runtime.binding import DEAD_STATION, bind, dead_station_options, declare_station
 from memphis_worker.runtime.dead_letters import DeadLetters, target_of
-from memphis_worker.runtime.executor import Executor, Lane
+from memphis_worker.runtime.executor import Executor
 from memphis_worker.runtime.instrument import Instrument
 from memphis_worker.runtime.keepalive import Keepalive
+from memphis_worker.runtime.lane import Lane
 from memphis_worker.runtime.puller import Puller
 from memphis_worker.runtime.settlement import Settlement
 from memphis_worker.runtime.stop import Stop, ended_before
