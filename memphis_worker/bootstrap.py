@@ -7,10 +7,9 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 from memphis_worker.app import App
-from memphis_worker.client.control.classic import ClassicPlane
 from memphis_worker.client.control.plane import ControlPlane
-from memphis_worker.client.nats_transport import NatsTransport
 from memphis_worker.client.produce import produce
+from memphis_worker.client.sign_in import sign_in
 from memphis_worker.client.transport import Transport
 from memphis_worker.codec import encode
 from memphis_worker.context import Produce
@@ -37,23 +36,7 @@ def connector(options: ConnectOptions) -> Callable[[], Awaitable[Session]]:
 
 async def open_session(options: ConnectOptions) -> Session:
     """Signs in to the control plane, then to the data port. Raises NotReachable, AuthenticationFailed, …"""
-    plane = ClassicPlane(options)
-    transport: NatsTransport | None = None
-    try:
-        data_plane = await plane.open()
-        transport = NatsTransport(
-            data_plane,
-            reconnect=options.reconnect,
-            max_reconnect=options.max_reconnect,
-            reconnect_interval_s=options.reconnect_interval_ms / 1000,
-            timeout_s=options.timeout_ms / 1000,
-        )
-        await transport.connect()
-    except BaseException:
-        if transport is not None:
-            await transport.close()
-        await plane.close()
-        raise
+    plane, transport = await sign_in(options)
     return Session(plane, transport, producing(plane, transport, options.timeout_ms / 1000))
 
 

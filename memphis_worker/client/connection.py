@@ -11,12 +11,11 @@ import structlog
 
 from memphis_worker.client import names
 from memphis_worker.client.consumer import Consumer, ConsumerOptions
-from memphis_worker.client.control.classic import ClassicPlane
 from memphis_worker.client.control.plane import ControlPlane
 from memphis_worker.client.factory import Factory
-from memphis_worker.client.nats_transport import NatsTransport
 from memphis_worker.client.operation import Operations
 from memphis_worker.client.producer import Producer
+from memphis_worker.client.sign_in import sign_in
 from memphis_worker.client.station import Station
 from memphis_worker.client.transport import Transport
 from memphis_worker.errors import ConnectionClosed, InvalidOption, InvalidURL, UsageError
@@ -105,7 +104,8 @@ class Memphis:
         )
         if options.kind != "memphis":
             raise InvalidURL(f"{options.url!r}: a client needs a memphis:// URL; start the broker and use its url")
-        await self._open(ClassicPlane(options), options)
+        self._plane, self._transport = await sign_in(options)
+        self._timeout_s = options.timeout_ms / 1000
 
     async def close(self) -> None:
         """Stops the consumers, lets what was started end, and closes. Groups stay. Never raises; twice is fine."""
@@ -204,26 +204,6 @@ class Memphis:
         consumer.start()
         self._consumers.add(consumer)
         return consumer
-
-    async def _open(self, plane: ControlPlane, options: ConnectOptions) -> None:
-        transport: NatsTransport | None = None
-        try:
-            data_plane = await plane.open()
-            transport = NatsTransport(
-                data_plane,
-                reconnect=options.reconnect,
-                max_reconnect=options.max_reconnect,
-                reconnect_interval_s=options.reconnect_interval_ms / 1000,
-                timeout_s=options.timeout_ms / 1000,
-            )
-            await transport.connect()
-        except BaseException:
-            if transport is not None:
-                await transport.close()
-            await plane.close()
-            raise
-        self._plane, self._transport = plane, transport
-        self._timeout_s = options.timeout_ms / 1000
 
     def _opened(self) -> tuple[ControlPlane, Transport]:
         if self._plane is None or self._transport is None:
