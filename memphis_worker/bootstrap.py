@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from memphis_worker.app import App
 from memphis_worker.client.control.plane import ControlPlane
@@ -13,7 +12,6 @@ from memphis_worker.client.sign_in import sign_in
 from memphis_worker.client.transport import Transport
 from memphis_worker.codec import encode
 from memphis_worker.context import Produce
-from memphis_worker.embedded import EmbeddedBroker
 from memphis_worker.errors import UsageError
 from memphis_worker.handler import Handler
 from memphis_worker.options import ConnectOptions, WorkerOptions
@@ -22,7 +20,7 @@ from memphis_worker.runtime.runner import Runner, Session
 from memphis_worker.runtime.status import Status
 from memphis_worker.runtime.stop import Stop
 
-__all__ = ["broker_of", "connector", "make_runner", "open_session", "producing", "select_handlers"]
+__all__ = ["connector", "make_runner", "open_session", "producing", "select_handlers"]
 
 
 def connector(options: ConnectOptions) -> Callable[[], Awaitable[Session]]:
@@ -58,16 +56,6 @@ def producing(plane: ControlPlane, transport: Transport, timeout_s: float) -> Pr
         )
 
     return app_produce
-
-
-@contextlib.asynccontextmanager
-async def broker_of(options: ConnectOptions, **settings: object) -> AsyncIterator[ConnectOptions]:
-    """The options of a broker that answers: for `embedded:` one is started first, and ended after."""
-    if options.kind != "embedded":
-        yield options
-        return
-    async with EmbeddedBroker(directory=options.directory) as broker:
-        yield ConnectOptions.from_url(broker.url, env={})
 
 
 def select_handlers(app: App, options: WorkerOptions) -> list[Handler]:

@@ -28,7 +28,6 @@ __all__ = [
 ]
 
 ENV_PREFIX = "MEMPHIS_WORKER_"
-DEFAULT_URL = "memphis://localhost"
 BATCH_MAX = 10_000
 
 

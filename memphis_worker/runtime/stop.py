@@ -22,7 +22,6 @@ class Stop:
         self.requested = asyncio.Event()
         self.at_once = asyncio.Event()
         self.reason = ""
-        self._installed: list[int] = []
 
     def request(self, reason: str) -> None:
         if self.requested.is_set():
@@ -37,14 +36,7 @@ class Stop:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.request, signal.Signals(number).name)
-            self._installed.append(number)
         faulthandler.register(signal.SIGQUIT, file=sys.stderr, all_threads=True)
-
-    def uninstall(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._installed:
-            loop.remove_signal_handler(self._installed.pop())
-        faulthandler.unregister(signal.SIGQUIT)
 
 
 async def ended_before(event: asyncio.Event | None, work: Awaitable[object], timeout_s: float | None = None) -> bool:

@@ -43,11 +43,6 @@ class Threads:
         self._jobs.put((function, args, kwargs, contextvars.copy_context(), future))
         return future
 
-    @property
-    def busy(self) -> int:
-        """Calls that have not ended, queued ones included."""
-        return self._busy
-
     def close(self) -> None:
         """Idle threads end; running ones are left alone, and do not keep the process."""
         for _ in range(self._started):
