@@ -1,8 +1,9 @@
 """The transport of production: nats-py connects, reconnects and keeps subscriptions; frames and writes are ours.
 
-The only file of the client that imports nats-py. One hook makes it fast: a parser that finds all frames of a read and
-hands them to their sinks without a task, a queue or a parsed header. It is installed where this nats-py has the parts
-it needs (`_can_hook`); elsewhere the public callbacks do the same work, slower. Guards against nats-py 2.16:
+`nats_dial` connects, `nats_parser` is the one hook that makes it fast: it finds all frames of a read and hands them to
+their sinks without a task, a queue or a parsed header. It is installed where this nats-py has the parts it needs
+(`can_hook`); elsewhere the public callbacks do the same work, slower. No other file of the client imports nats-py.
+Guards against nats-py 2.16:
 
 - its `flush()`, `rtt()` and `drain()` kill the read loop when they time out: never called here;
 - its PING goes out before pending publishes: ours are written first (`barrier`);
@@ -24,19 +25,17 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 from nats.errors import Error as NatsError
-from nats.errors import ProtocolError
-from nats.protocol.parser import Parser
 
 from memphis_worker.client.control.plane import DataPlane
 from memphis_worker.client.headers import encode_headers, parse_headers
+from memphis_worker.client.nats_dial import PENDING_BYTES, dial
+from memphis_worker.client.nats_parser import BatchParser, can_hook
 from memphis_worker.client.transport import Frame, Sink, Subscription
 from memphis_worker.errors import (
-    AuthenticationFailed,
     BrokerRefused,
     ConnectionClosed,
     Disconnected,
     MemphisWorkerError,
-    NotReachable,
     PayloadTooLarge,
     RequestTimeout,
 )
@@ -46,12 +45,7 @@ __all__ = ["NatsTransport"]
 
 log = structlog.get_logger(__name__)
 
-PENDING_BYTES = 8 * 1024 * 1024
-PING_INTERVAL_S = 10
-MAX_PINGS = 2
-CONNECT_TIMEOUT_S = 3.0
 WATCH_S = 1.0
-CONTROL_LINE_MAX = 64 * 1024
 
 
 class NatsTransport:
@@ -171,78 +165,24 @@ class NatsTransport:
         self._notice()
 
     async def _dial(self) -> Client:
-        """One attempt on each server; when all have failed it ends (nats-py alone would go on for ever)."""
         nc = Client()
-        self._raw = _can_hook(nc) if self._raw is None else self._raw
+        if self._raw is None:
+            self._raw = can_hook(nc)
         if self._raw:
-            nc._ps = _BatchParser(nc, self._sinks)
+            nc._ps = BatchParser(nc, self._sinks)
         elif self._unhooked is None:
             self._unhooked = asyncio.Queue()
             self._spawn(self._write_unhooked(self._unhooked), "nats.write")
-        failed: asyncio.Future[Exception] = self._loop.create_future()
-        failures = 0
-
-        async def on_error(exc: Exception) -> None:
-            nonlocal failures
-            failures += 1
-            if failures >= len(self._plane.servers) and not failed.done():
-                failed.set_result(exc)
-            elif nc.is_connected:
-                log.warning("broker.error", error=type(exc).__name__, text=str(exc)[:200])
-
-        async def on_change() -> None:
-            self._notice()
-
-        connecting = self._loop.create_task(
-            nc.connect(
-                servers=list(self._plane.servers),
-                name=self._plane.name,
-                token=self._plane.token,
-                user=self._plane.user,
-                password=self._plane.password,
-                error_cb=on_error,
-                disconnected_cb=on_change,
-                reconnected_cb=on_change,
-                closed_cb=on_change,
-                allow_reconnect=self._reconnect,
-                max_reconnect_attempts=self._max_reconnect,
-                reconnect_to_server_handler=self._next_server,
-                reconnect_time_wait=0.05,  # type: ignore[arg-type]
-                connect_timeout=CONNECT_TIMEOUT_S,  # type: ignore[arg-type]
-                ping_interval=PING_INTERVAL_S,
-                max_outstanding_pings=MAX_PINGS,
-                pending_size=PENDING_BYTES,
-            ),
-            name="nats.connect",
+        await dial(
+            nc,
+            self._plane,
+            on_change=self._notice,
+            reconnect=self._reconnect,
+            max_reconnect=self._max_reconnect,
+            interval_s=self._interval_s,
+            timeout_s=self._timeout_s,
         )
-        first: set[asyncio.Future[Any]] = {connecting, failed}
-        await asyncio.wait(first, timeout=self._timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        if connecting.done() and not connecting.cancelled() and connecting.exception() is None:
-            return nc
-        error: BaseException | None = failed.result() if failed.done() else None
-        if error is None and connecting.done() and not connecting.cancelled():
-            error = connecting.exception()
-        connecting.cancel()
-        await asyncio.wait({connecting}, timeout=1)
-        with contextlib.suppress(Exception):
-            await nc.close()
-        raise self._connect_error(error)
-
-    def _connect_error(self, error: BaseException | None) -> MemphisWorkerError:
-        where = ", ".join(self._plane.servers)
-        text = str(error or "no answer").strip() or type(error).__name__
-        if "authorization" in text.lower():
-            return AuthenticationFailed(
-                f"{where}: the broker refused the sign-in to its data port ({text}); check the token"
-            )
-        if isinstance(error, NatsError) and not isinstance(error, OSError | TimeoutError):
-            return BrokerRefused(f"{where}: {text}")
-        return NotReachable(
-            f"{where}: nobody answers there ({text}); check the host and data_port, or start the broker"
-        )
-
-    def _next_server(self, servers: list[Any], info: dict[str, Any]) -> tuple[None, float]:
-        return None, self._interval_s * random.uniform(0.5, 1.5)  # noqa: S311
+        return nc
 
     def _look(self) -> None:
         """The watchdog: a client that closed itself is replaced, one that is connected and deaf reconnects."""
@@ -486,87 +426,6 @@ class _Subscription:
 
     def unsubscribe(self) -> None:
         self._transport._detach(self)
-
-
-class _BatchParser(Parser):
-    """nats-py's parser, with one loop over all the frames of a read for those that have a sink.
-
-    Everything else (PING, INFO, -ERR, frames of nats-py's own subscriptions) goes to nats-py as before.
-    """
-
-    def __init__(self, nc: Client, sinks: dict[bytes, Sink]) -> None:
-        self._sinks = sinks
-        self._resets = 0
-        super().__init__(nc)
-
-    def reset(self) -> None:
-        super().reset()
-        self._resets += 1
-        self._parts: list[bytes] = []
-        self._missing = 0
-
-    async def parse(self, data: bytes = b"") -> None:
-        if self._parts:
-            self._parts.append(data)
-            self._missing -= len(data)
-            if self._missing > 0:
-                return
-            data = b"".join(self._parts)
-            self._parts = []
-        sinks, find, resets = self._sinks, data.find, self._resets
-        at, end = 0, len(data)
-        self._missing = 0
-        while at < end:
-            eol = find(b"\r\n", at)
-            if eol < 0:
-                if end - at > CONTROL_LINE_MAX:
-                    raise ProtocolError
-                break
-            first = data[at]
-            if first == 72:  # H of HMSG <subject> <sid> [reply] <header bytes> <bytes>
-                words = data[at + 5 : eol].split()
-                start = eol + 2
-                body = start + int(words[-2])
-                stop = start + int(words[-1])
-                reply = words[2] if len(words) == 5 else b""
-            elif first == 77:  # M of MSG <subject> <sid> [reply] <bytes>
-                words = data[at + 4 : eol].split()
-                start = body = eol + 2
-                stop = start + int(words[-1])
-                reply = words[2] if len(words) == 4 else b""
-            else:
-                line = data[at : eol + 2]
-                at = eol + 2
-                await super().parse(line)
-                if self._resets != resets:
-                    return
-                continue
-            if stop + 2 > end:
-                self._missing = stop + 2 - end
-                break
-            sink = sinks.get(words[1])
-            if sink is not None:
-                try:
-                    sink(words[0], reply, data[start:body], data[body:stop])
-                except Exception as exc:  # noqa: BLE001
-                    log.error("transport.sink_failed", **failure(exc))
-            else:
-                await self.nc._process_msg(int(words[1]), words[0], reply, data[body:stop], data[start:body])
-            at = stop + 2
-        if at < end:
-            self._parts = [data[at:]]
-
-
-def _can_hook(nc: Client) -> bool:
-    """Whether this nats-py has the parts that the batch parser and the joined writes need."""
-    return (
-        isinstance(getattr(nc, "_ps", None), Parser)
-        and isinstance(getattr(nc, "_pending", None), list)
-        and isinstance(getattr(nc, "_pending_data_size", None), int)
-        and all(callable(getattr(nc, name, None)) for name in ("_process_msg", "_send_ping"))
-        and hasattr(nc, "_transport")
-        and all(callable(getattr(Parser, name, None)) for name in ("parse", "reset"))
-    )
 
 
 def _public_callback(sink: Sink) -> Callable[[Msg], Awaitable[None]]:

@@ -6,12 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+import structlog
 from client_rig import Cable
 from nats.aio.client import Client
 
 from memphis_worker.client.control.plane import DataPlane
 from memphis_worker.client.headers import encode_headers, parse_headers, status_of
-from memphis_worker.client.nats_transport import PENDING_BYTES, NatsTransport, _BatchParser, _can_hook
+from memphis_worker.client.nats_dial import PENDING_BYTES
+from memphis_worker.client.nats_parser import BatchParser, can_hook
+from memphis_worker.client.nats_transport import NatsTransport
 from memphis_worker.client.transport import Frame
 from memphis_worker.embedded import EmbeddedBroker
 from memphis_worker.errors import (
@@ -64,14 +67,14 @@ async def changed(transport: NatsTransport, connected: bool) -> None:
 
 def test_this_nats_py_has_what_the_hook_needs() -> None:
     """A canary: where it fails after an upgrade, the worker still works, at a third of the speed."""
-    assert _can_hook(Client())
+    assert can_hook(Client())
 
 
 async def test_the_hook_is_what_is_used(broker: EmbeddedBroker) -> None:
     transport = NatsTransport(plane(broker))
     await transport.connect()
     try:
-        assert isinstance(transport._nc._ps, _BatchParser)  # type: ignore[union-attr]
+        assert isinstance(transport._nc._ps, BatchParser)  # type: ignore[union-attr]
     finally:
         await transport.close()
 
@@ -174,6 +177,23 @@ async def test_a_client_that_closed_itself_is_replaced(broker: EmbeddedBroker, n
     transport.publish(name.encode(), b"again")
     await inbox.until(1)
     assert status_of((await transport.request("nobody", timeout_s=5)).headers)[0] == 503
+    await transport.close()
+
+
+async def test_a_line_that_cannot_be_read_brings_a_new_connection_at_once(broker: EmbeddedBroker, name: str) -> None:
+    """And not after the watchdog's second, which is for a client that is connected and deaf."""
+    transport = NatsTransport(plane(broker), reconnect_interval_s=0.02)
+    await transport.connect()
+    inbox = Inbox()
+    await transport.subscribe(name, inbox)
+    with structlog.testing.capture_logs() as logs:
+        transport._nc._transport._io_reader.feed_data(b"MSG a 1 x\r\n")  # type: ignore[union-attr]
+        async with asyncio.timeout(10):
+            while not (transport.epoch == 2 and transport.connected):
+                await asyncio.sleep(0.01)
+    assert "broker.deaf" not in [entry["event"] for entry in logs]
+    transport.publish(name.encode(), b"again")
+    await inbox.until(1)
     await transport.close()
 
 

@@ -8,7 +8,7 @@ import pytest
 import structlog
 from nats.errors import ProtocolError
 
-from memphis_worker.client.nats_transport import CONTROL_LINE_MAX, _BatchParser
+from memphis_worker.client.nats_parser import CONTROL_LINE_MAX, BatchParser
 
 Seen = list[tuple[Any, ...]]
 INFO = b'INFO {"server_id":"x","version":"2.10.0","max_payload":1048576}\r\n'
@@ -63,11 +63,11 @@ class Client:
         self._seen.append(("info", info["server_id"]))
 
 
-def parser(seen: Seen) -> _BatchParser:
+def parser(seen: Seen) -> BatchParser:
     def sink(sid: int) -> Any:
         return lambda *frame: seen.append((sid, *frame))
 
-    return _BatchParser(Client(seen), {b"1": sink(1), b"2": sink(2)})  # type: ignore[arg-type]
+    return BatchParser(Client(seen), {b"1": sink(1), b"2": sink(2)})  # type: ignore[arg-type]
 
 
 def normal(seen: Seen) -> Seen:
@@ -115,7 +115,7 @@ async def test_a_sink_that_raises_loses_its_own_frame_only() -> None:
     def raises(*frame: bytes) -> None:
         raise RuntimeError("broken")
 
-    each = _BatchParser(Client(seen), {b"1": raises, b"2": lambda *frame: seen.append(frame)})  # type: ignore[arg-type]
+    each = BatchParser(Client(seen), {b"1": raises, b"2": lambda *frame: seen.append(frame)})  # type: ignore[arg-type]
     with structlog.testing.capture_logs() as logs:
         await each.parse(b"MSG a 1 1\r\nx\r\nMSG a 2 1\r\ny\r\nPING\r\n")
     assert seen == [(b"a", b"", b"", b"y"), ("ping",)]
@@ -131,7 +131,7 @@ async def test_a_sink_may_end_its_own_subscription_within_a_read() -> None:
         del sinks[b"1"]
 
     sinks[b"1"] = once
-    each = _BatchParser(Client(seen), sinks)  # type: ignore[arg-type]
+    each = BatchParser(Client(seen), sinks)  # type: ignore[arg-type]
     await each.parse(b"MSG a 1 1\r\nx\r\nMSG a 1 1\r\ny\r\n")
     assert seen == [(b"a", b"", b"", b"x"), ("nats", 1, b"a", b"", b"y", b"")]
 
@@ -166,14 +166,34 @@ async def test_a_reset_while_a_frame_of_nats_py_is_handled_drops_the_rest_of_the
         async def _process_ping(self) -> None:
             each.reset()
 
-    each = _BatchParser(Resetting(seen), {b"1": lambda *frame: seen.append(frame)})  # type: ignore[arg-type]
+    each = BatchParser(Resetting(seen), {b"1": lambda *frame: seen.append(frame)})  # type: ignore[arg-type]
     await each.parse(b"PING\r\nMSG a 1 1\r\nx\r\n")
     await each.parse(b"MSG a 1 1\r\ny\r\n")
     assert seen == [(b"a", b"", b"", b"y")]
 
 
-@pytest.mark.parametrize("line", [b"MSG a 1 x\r\n", b"HMSG a 1 1 x\r\n", b"MSG\r\n", b"NONSENSE\r\n", b"\r\n"])
-async def test_a_line_that_cannot_be_read_is_an_error(line: bytes) -> None:
-    """ProtocolError is nats-py's own; the others end its read loop, which the transport's watchdog sees."""
-    with pytest.raises((ProtocolError, ValueError, IndexError)):
-        await parser([]).parse(line)
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"NONSENSE\r\n",
+        b"\r\n",
+        b"MSG\r\n",
+        b"MSG 3\r\nabc\r\n",
+        b"MSG a 3\r\nabc\r\n",
+        b"MSG a 1 x\r\n",
+        b"MSG a 1 -20\r\n",
+        b"MSG a x 1\r\ny\r\n",
+        b"MSG a 1 reply more 1\r\ny\r\n",
+        b"HMSG a 1\r\n",
+        b"HMSG a 1 12\r\nNATS/1.0\r\n\r\n\r\n",
+        b"HMSG a 1 1 x\r\n",
+        b"HMSG a 1 -1 1\r\nx\r\n",
+        b"HMSG a 1 13 12\r\nNATS/1.0\r\n\r\n\r\n",
+    ],
+)
+async def test_a_line_that_cannot_be_read_is_an_error_that_makes_nats_py_reconnect(line: bytes) -> None:
+    """Any other exception ends its read loop and leaves it connected and deaf; a length below 0 would never end."""
+    seen: Seen = []
+    with pytest.raises(ProtocolError):
+        await parser(seen).parse(line)
+    assert seen == []

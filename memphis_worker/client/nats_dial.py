@@ -1,0 +1,104 @@
+"""Connecting with nats-py: one attempt on each server, and an error of ours where nobody lets us in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+
+from memphis_worker.client.control.plane import DataPlane
+from memphis_worker.errors import AuthenticationFailed, BrokerRefused, MemphisWorkerError, NotReachable
+
+__all__ = ["PENDING_BYTES", "dial"]
+
+log = structlog.get_logger(__name__)
+
+PENDING_BYTES = 8 * 1024 * 1024
+PING_INTERVAL_S = 10
+MAX_PINGS = 2
+CONNECT_TIMEOUT_S = 3.0
+
+
+async def dial(
+    nc: Client,
+    plane: DataPlane,
+    *,
+    on_change: Callable[[], None],
+    reconnect: bool,
+    max_reconnect: int,
+    interval_s: float,
+    timeout_s: float,
+) -> None:
+    """Connects `nc`, or closes it and raises NotReachable, AuthenticationFailed, BrokerRefused.
+
+    Ends when all servers have failed (nats-py alone would go on for ever). `on_change` is called for what happens to
+    the connection later; it must not raise.
+    """
+    failed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+    failures = 0
+
+    async def on_error(exc: Exception) -> None:
+        nonlocal failures
+        failures += 1
+        if failures >= len(plane.servers) and not failed.done():
+            failed.set_result(exc)
+        elif nc.is_connected:
+            log.warning("broker.error", error=type(exc).__name__, text=str(exc)[:200])
+
+    async def changed() -> None:
+        on_change()
+
+    def next_server(servers: list[Any], info: dict[str, Any]) -> tuple[None, float]:
+        return None, interval_s * random.uniform(0.5, 1.5)  # noqa: S311
+
+    connecting = asyncio.create_task(
+        nc.connect(
+            servers=list(plane.servers),
+            name=plane.name,
+            token=plane.token,
+            user=plane.user,
+            password=plane.password,
+            error_cb=on_error,
+            disconnected_cb=changed,
+            reconnected_cb=changed,
+            closed_cb=changed,
+            allow_reconnect=reconnect,
+            max_reconnect_attempts=max_reconnect,
+            reconnect_to_server_handler=next_server,
+            reconnect_time_wait=0.05,  # type: ignore[arg-type]
+            connect_timeout=CONNECT_TIMEOUT_S,  # type: ignore[arg-type]
+            ping_interval=PING_INTERVAL_S,
+            max_outstanding_pings=MAX_PINGS,
+            pending_size=PENDING_BYTES,
+        ),
+        name="nats.connect",
+    )
+    first: set[asyncio.Future[Any]] = {connecting, failed}
+    await asyncio.wait(first, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    if connecting.done() and not connecting.cancelled() and connecting.exception() is None:
+        return
+    error: BaseException | None = failed.result() if failed.done() else None
+    if error is None and connecting.done() and not connecting.cancelled():
+        error = connecting.exception()
+    connecting.cancel()
+    await asyncio.wait({connecting}, timeout=1)
+    with contextlib.suppress(Exception):
+        await nc.close()
+    raise _connect_error(error, ", ".join(plane.servers))
+
+
+def _connect_error(error: BaseException | None, where: str) -> MemphisWorkerError:
+    text = str(error or "no answer").strip() or type(error).__name__
+    if "authorization" in text.lower():
+        return AuthenticationFailed(
+            f"{where}: the broker refused the sign-in to its data port ({text}); check the token"
+        )
+    if isinstance(error, NatsError) and not isinstance(error, OSError | TimeoutError):
+        return BrokerRefused(f"{where}: {text}")
+    return NotReachable(f"{where}: nobody answers there ({text}); check the host and data_port, or start the broker")
