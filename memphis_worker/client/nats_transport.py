@@ -3,6 +3,8 @@
 `nats_dial` connects, `nats_parser` is the one hook that makes it fast: it finds all frames of a read and hands them to
 their sinks without a task, a queue or a parsed header. It is installed where this nats-py has the parts it needs
 (`can_hook`); elsewhere the public callbacks do the same work, slower. No other file of the client imports nats-py.
+Over 250 lines, because all that is here shares the one client that the watchdog may replace.
+
 Guards against nats-py 2.16:
 
 - its `flush()`, `rtt()` and `drain()` kill the read loop when they time out: never called here;
