@@ -48,7 +48,7 @@ async def produce_one(session: Session, number: int) -> None:
 async def watch_window(runner: Runner, worst: list[float]) -> None:
     while True:
         for stream in runner.streams:
-            worst[0] = max(worst[0], (stream.held + stream.out) / stream.window)
+            worst[0] = max(worst[0], (stream.window.held + stream.window.out) / stream.window.size)
         await asyncio.sleep(0.01)
 
 

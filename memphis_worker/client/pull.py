@@ -1,9 +1,9 @@
 """The continuous pull of one stream: a window of messages kept full, whatever happens to the server.
 
 One inbox for each epoch (a connection, or what follows a silence), one reply subject for each request, so that a
-status names its request. Credit is exact: `out` is what live requests may still bring, `held` what came and is not
-settled; a pull asks for the free part of the window and never for more. Rules 1 to 10 and the status table are those
-of docs/delivery.md; facts about the server were measured on nats-server 2.15.1.
+status names its request. `Window` keeps the credit, `status` says what a status means; here is the life of the stream:
+epochs, frames, pauses, silence, drain. One class over 250 lines, because each of them may make it ask or stop asking.
+The rules are those of docs/delivery.md; facts about the server were measured on nats-server 2.15.1.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ import contextlib
 import json
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import structlog
 
+from memphis_worker.client.budget import ByteBudget
 from memphis_worker.client.control.plane import Pullable
-from memphis_worker.client.headers import parse_headers, status_of
+from memphis_worker.client.headers import status_of
 from memphis_worker.client.jetstream import consumer_info
 from memphis_worker.client.message import Message
+from memphis_worker.client.status import FORGETTING, Action, action_of, returned
 from memphis_worker.client.transport import Subscription, Transport
+from memphis_worker.client.window import Request, Window
 from memphis_worker.errors import BrokerError, BrokerRefused, MemphisWorkerError, Missing, RequestTimeout
 
 __all__ = ["ByteBudget", "PullStream"]
@@ -30,9 +32,6 @@ log = structlog.get_logger(__name__)
 
 EXPIRES_MAX_S = 10.0
 HEARTBEAT_MAX_S = 2.0
-LIVE_MAX = 8
-PREFETCH_MAX = 1000
-PREFETCH_SPAN_S = 0.02
 BACKOFF_S = (0.1, 5.0)
 MISSING_AFTER_S = 30.0
 RESENT_MAX = 1000
@@ -40,31 +39,6 @@ LAG_S = 0.05
 SILENCE_S = 0.25
 ARRIVE_S = 1.0
 FIRST_WITH_HEARTBEATS = (2, 9, 0)
-
-
-class ByteBudget:
-    """Bytes held by all streams of a process, shared by them. Above half of it nobody asks for more (hysteresis)."""
-
-    def __init__(self, limit: int, streams: int) -> None:
-        self.limit = limit
-        self.streams = max(1, streams)
-        self.held = 0
-        self.waiting: set[PullStream] = set()
-
-    @property
-    def open(self) -> bool:
-        return self.held <= self.limit // 2
-
-    def share(self, max_payload: int) -> int:
-        """What one pull may ask for [bytes]."""
-        return max(2 * max_payload, self.limit // self.streams)
-
-
-@dataclass(slots=True)
-class _Request:
-    batch: int
-    deadline: float
-    received: int = 0
 
 
 class PullStream:
@@ -92,29 +66,22 @@ class PullStream:
         self.stream = pullable.stream
         self.durable = pullable.durable
         self.ack_wait_s = pullable.ack_wait_s
-        self.max_deliver = pullable.max_deliver
         self._resent_subject = pullable.resent_subject
         self._deliver = deliver
-        self._concurrency = concurrency
         self._budget = budget
-        self._batch_max = batch_max
         self.expires_s = min(expires_s, EXPIRES_MAX_S, max(1.0, pullable.ack_wait_s))
         self.heartbeat_s = min(HEARTBEAT_MAX_S, self.expires_s / 2)
 
-        self.held = 0
-        self.out = 0
+        self.window = Window(concurrency, pullable.ack_wait_s, batch_max)
         self.pending = 0
-        self.pulls = 0
         self.epochs = 0
         self.stalled = False
         self.error: BrokerError | None = None
-        self._live: dict[int, _Request] = {}
         self._number = 0
         self._batch: list[Message] = []
         self._batch_time = 0.0
         self._subscription: Subscription | None = None
         self._resent: Subscription | None = None
-        self._resent_held = 0
         self._inbox = b""
         self._connection = 0
         self._asking = True  # Set here: a stop_asking() that comes before run() must not be erased.
@@ -131,24 +98,24 @@ class PullStream:
         self._not_before = 0.0
         self._pause = 0.0
         self._unanswered_since: float | None = None
-        self._one_request = False
-        self._one_message = False
         self._warned: set[str] = set()
-        self._settled = 0
-        self._settled_since = 0.0
-        self._prefetch = 0
         self._armed = False
         self._arrival: asyncio.Event = asyncio.Event()
 
     def __repr__(self) -> str:
-        return f"<PullStream {self.stream}/{self.durable} held={self.held} out={self.out} live={len(self._live)}>"
+        window = self.window
+        return f"<PullStream {self.stream}/{self.durable} held={window.held} out={window.out} live={len(window.live)}>"
+
+    @property
+    def _name(self) -> str:
+        return f"the group {self.group!r} of station {self.station!r}"
 
     # ------------------------------------------------------------- life
 
     async def run(self) -> None:
         """Pulls until it is cancelled, or the group is gone for good (then `error` says why)."""
         self._loop = asyncio.get_running_loop()
-        self._settled_since = self._loop.time()
+        self.window.since = self._loop.time()
         end = self.transport.on_change(self._on_connection)
         checking: asyncio.Task[None] | None = None
         try:
@@ -186,7 +153,7 @@ class PullStream:
         """
         until = self._loop.time() + ARRIVE_S
         with contextlib.suppress(TimeoutError):
-            while self._live and self.transport.connected and (left := until - self._loop.time()) > 0:
+            while self.window.live and self.transport.connected and (left := until - self._loop.time()) > 0:
                 self._arrival.clear()
                 async with asyncio.timeout(min(SILENCE_S, left)):
                     await self._arrival.wait()
@@ -204,7 +171,7 @@ class PullStream:
 
     def _on_connection(self) -> None:
         if self._connection != self.transport.epoch or not self.transport.connected:
-            self._forget()
+            self.window.forget()
         self._work.set()
 
     async def _open_epoch(self) -> None:
@@ -216,7 +183,7 @@ class PullStream:
         old, self._subscription = self._subscription, None
         if old is not None:
             old.unsubscribe()
-        self._forget()
+        self.window.forget()
         self.epochs += 1
         inbox = f"_INBOX.{random.getrandbits(96):024x}"
         self._subscription = await self.transport.subscribe(f"{inbox}.*", self._on_frame)
@@ -224,16 +191,6 @@ class PullStream:
         self._last_heard = self._loop.time()
         self._not_before = 0.0
         self._pull()
-
-    def _forget(self) -> None:
-        self._live.clear()
-        self.out = 0
-
-    def _forget_until(self, number: int) -> None:
-        """This request and all that were asked for before it are dead; what was asked for since may well live."""
-        for each in [each for each in self._live if each <= number]:
-            del self._live[each]
-        self.out = min(self.out, sum(request.batch for request in self._live.values()))
 
     def _end(self, error: BrokerError) -> None:
         if self.error is None:
@@ -243,32 +200,20 @@ class PullStream:
 
     # ------------------------------------------------------------- asking
 
-    @property
-    def window(self) -> int:
-        """The most that may be held and asked for: what runs, and what runs next (finished in the last 20 ms)."""
-        return self._concurrency + self._prefetch
-
     def _pull(self) -> None:
         if not self._asking or self._subscription is None or not self.transport.connected:
             return
         if self._connection != self.transport.epoch or self._loop.time() < self._not_before:
             return
         if not self._budget.open:
-            self._budget.waiting.add(self)
+            self._budget.waiting.add(self._pull)
             return
-        window, out = self.window, self.out
-        free = window - self.held - out
-        if out and (out > window // 2 or free < max(1, window // 4)):
-            return
-        if free < 1 or len(self._live) >= (1 if self._one_request else LIVE_MAX):
-            return
-        self._ask(min(free, self._batch_max or free))
+        if batch := self.window.wanted():
+            self._ask(batch)
 
     def _ask(self, batch: int) -> None:
         request: dict[str, int] = {"batch": batch, "expires": int(self.expires_s * 1e9)}
-        if self._one_message:
-            request["batch"] = batch = 1
-        else:
+        if not self.window.one_message:
             request["max_bytes"] = self._budget.share(self.transport.max_payload)
         if self._heartbeats:
             request["idle_heartbeat"] = int(self.heartbeat_s * 1e9)
@@ -277,9 +222,7 @@ class PullStream:
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{self.durable}".encode()
         body = json.dumps(request, separators=(",", ":")).encode()
         if self.transport.publish_now(subject, body, self._inbox + b"%d" % self._number):
-            self._live[self._number] = _Request(batch, deadline)
-            self.out += batch
-            self.pulls += 1
+            self.window.asked(self._number, Request(batch, deadline))
 
     @property
     def _heartbeats(self) -> bool:
@@ -298,22 +241,23 @@ class PullStream:
             self._loop.call_soon(self._hand_over)
         message = Message(self, subject, reply, headers, payload, self._batch_time)
         self._batch.append(message)
-        self.held += 1
         self._budget.held += message.size
-        out = self.out - 1
-        if out <= 0:
+        window = self.window
+        window.held += 1
+        if window.out > 1:
+            window.out -= 1
+        else:
             # A filled request ends in silence: nothing more comes from any of them.
-            self._live.clear()
-            out = 0
-        self.out = out
+            window.forget()
 
     def _on_resent(self, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> None:
-        if self._resent_held >= RESENT_MAX:
+        window = self.window
+        if window.resent >= RESENT_MAX:
             self._warn("message.resent_dropped", "more resent messages than fit; send them again later")
             return
         message = Message(self, subject, b"", headers, payload, self._loop.time())
-        self._resent_held += 1
-        self.held += 1
+        window.resent += 1
+        window.held += 1
         self._budget.held += message.size
         if not self._batch:
             self._batch_time = message.received_s
@@ -327,7 +271,7 @@ class PullStream:
             self._batch = []
             self.pending = batch[-1].partition_pending
             self._pause = 0.0
-            self._one_request = self._one_message = False
+            self.window.one_request = self.window.one_message = False
             self._unanswered_since = None
             self._deliver(batch)
             self._pull()
@@ -338,94 +282,70 @@ class PullStream:
         return self._loop.time()
 
     def settled(self, message: Message) -> None:
-        self.held -= 1
+        window = self.window
+        window.held -= 1
+        window.settled += 1
         self._budget.held -= message.size
         if not message.reply:
-            self._resent_held -= 1
-        self._settled += 1
+            window.resent -= 1
         if not self._armed:
             self._armed = True
             self._loop.call_soon(self._after_settled)
 
     def _after_settled(self) -> None:
         self._armed = False
-        now = self._loop.time()
-        span = now - self._settled_since
-        if span >= PREFETCH_SPAN_S:
-            self._prefetch = self._prefetch_for(self._settled / span)
-            self._settled = 0
-            self._settled_since = now
+        self.window.measure(self._loop.time())
         self._pull()
         if self._budget.waiting and self._budget.open:
-            waiting, self._budget.waiting = self._budget.waiting, set()
-            for stream in waiting:
-                stream._pull()
-
-    def _prefetch_for(self, rate: float) -> int:
-        """What is finished in 20 ms; nothing where the whole window would then take over a quarter of the ack wait."""
-        prefetch = min(PREFETCH_MAX, max(1, int(rate * PREFETCH_SPAN_S)))
-        if self._concurrency + prefetch > rate * self.ack_wait_s / 4:
-            return 0
-        return prefetch
+            self._budget.wake()
 
     # ------------------------------------------------------------- statuses
 
     def _on_status(self, subject: bytes, headers: bytes) -> None:
         code, text = status_of(headers)
-        if code == 100:
+        action = action_of(code, text)
+        if action is Action.NOTHING:
             return
         self._arrival.set()
         token = subject[len(self._inbox) :]
         number = int(token) if token.isdigit() else 0
-        request = self._live.pop(number, None)
-        if code == 503:
-            self._unanswered(number)
-        elif code in (404, 408) or text.startswith("Batch Completed"):
-            self._account(request, headers)
-        elif text.startswith("Message Size Exceeds MaxBytes"):
-            self._account(request, headers)
-            if request is not None and self.held == 0:
-                self._one_message = True
-            elif request is not None and _returned(headers) == request.batch:
-                # Too large for any pull of ours: alone, once nothing is held. Asking at once would be a hot loop.
-                self._pause_for(0.25)
-        elif text.startswith("Leadership Change"):
-            if request is not None:
-                log.info("pull.leader_changed", station=self.station, consumer_group=self.group)
-            self._forget_until(number)
-        elif text.startswith("Server Shutdown"):
-            log.info("pull.server_stopping", station=self.station, consumer_group=self.group)
-            self._account(request, headers)
-            self._pause_for(0.25)
-        elif text.startswith("Exceeded MaxWaiting"):
-            self._account(request, headers)
-            self._one_request = True
-            self._warn(text, "too many open pulls on this group; raise max_waiting or run fewer workers")
-            self._back_off()
-        elif text.startswith("Exceeded MaxRequest"):
-            self._account(request, headers)
-            self._clamp(text)
-        elif code in (400, 409, 412):
-            what = f"the group {self.group!r} of station {self.station!r}"
-            if text.startswith("Consumer Deleted"):
-                self._end(
-                    Missing(f"{what} was deleted while it was consumed; it is not made again, or it would replay")
-                )
-            else:
-                self._end(BrokerRefused(f"{what} cannot be pulled from: {code} {text}"))
+        request, unused = self.window.live.get(number), returned(headers)
+        if action in FORGETTING:
+            self.window.forget_until(number)
         else:
-            self._warn(f"{code} {text}", "unknown status")
-            self._unanswered(number)
+            self.window.ended(number, unused)
+        match action:
+            case Action.ASK_ALONE if request is not None:
+                if self.window.held == 0:
+                    self.window.one_message = True
+                elif unused == request.batch:
+                    # Too large for any pull of ours: alone, once nothing is held. Asking at once would be a hot loop.
+                    self._pause_for(0.25)
+            case Action.ASK_THE_NEW_LEADER if request is not None:
+                log.info("pull.leader_changed", station=self.station, consumer_group=self.group)
+            case Action.ASK_LATER:
+                log.info("pull.server_stopping", station=self.station, consumer_group=self.group)
+                self._pause_for(0.25)
+            case Action.ASK_ONCE:
+                self.window.one_request = True
+                self._warn(text, "too many open pulls on this group; raise max_waiting or run fewer workers")
+                self._back_off()
+            case Action.ASK_LESS:
+                self._clamp(text)
+            case Action.UNANSWERED:
+                self._unanswered()
+            case Action.UNKNOWN:
+                self._warn(f"{code} {text}", "unknown status")
+                self._unanswered()
+            case Action.END_MISSING:
+                self._end(
+                    Missing(f"{self._name} was deleted while it was consumed; it is not made again, or it would replay")
+                )
+            case Action.END_REFUSED:
+                self._end(BrokerRefused(f"{self._name} cannot be pulled from: {code} {text}"))
         self._pull()
 
-    def _account(self, request: _Request | None, headers: bytes) -> None:
-        if not self._live:
-            self.out = 0
-        elif request is not None:
-            self.out = max(0, self.out - _returned(headers))
-
-    def _unanswered(self, number: int) -> None:
-        self._forget_until(number)
+    def _unanswered(self) -> None:
         now = self._loop.time()
         if self._unanswered_since is None:
             self._unanswered_since = now
@@ -439,12 +359,12 @@ class PullStream:
     def _clamp(self, text: str) -> None:
         number = text.rpartition(" ")[2]
         if text.startswith("Exceeded MaxRequestBatch") and number.isdigit():
-            self._batch_max = int(number)
+            self.window.batch_max = int(number)
         elif text.startswith("Exceeded MaxRequestExpires"):
             self.expires_s = max(0.1, self.expires_s / 2)
             self.heartbeat_s = min(self.heartbeat_s, self.expires_s / 2)
         else:
-            self._one_message = True
+            self.window.one_message = True
         self._warn(text, "asking for less")
 
     def _back_off(self) -> None:
@@ -472,18 +392,15 @@ class PullStream:
         now = self._loop.time()
         late = now - self._tick_due
         self._lag = late if late > LAG_S else 0.0
-        if self._heard or not self._live or not self.transport.connected:
+        if self._heard or not self.window.live or not self.transport.connected:
             self._last_heard = now
             if self._heard:
                 self._missed = 0
                 self.stalled = False
             self._heard = False
-        for number in [n for n, request in self._live.items() if request.deadline <= now]:
-            del self._live[number]
-        if not self._live:
-            self.out = 0
+        self.window.expire(now)
         limit = 2 * self.heartbeat_s if self._heartbeats else self.expires_s + 1.0
-        if self._live and now - self._last_heard >= limit and late <= self.heartbeat_s:
+        if self.window.live and now - self._last_heard >= limit and late <= self.heartbeat_s:
             self._silent(now)
         self._pull()
         self._arm_tick()
@@ -497,7 +414,11 @@ class PullStream:
         if self._missed >= 3:
             self.stalled = True
             log.error(
-                "consumer.stalled", station=self.station, consumer_group=self.group, held=self.held, times=self._missed
+                "consumer.stalled",
+                station=self.station,
+                consumer_group=self.group,
+                held=self.window.held,
+                times=self._missed,
             )
         self._fresh = True
         self._work.set()
@@ -508,16 +429,10 @@ class PullStream:
         try:
             await consumer_info(self.transport, self.stream, self.durable)
         except Missing as exc:
-            self._end(Missing(f"the group {self.group!r} of station {self.station!r} is gone: {exc}"))
+            self._end(Missing(f"{self._name} is gone: {exc}"))
         except RequestTimeout:
             if self.transport.connected and self.transport.epoch == epoch:
                 log.warning("broker.silent", station=self.station, action="reconnect")
                 await self.transport.reconnect()
         except MemphisWorkerError as exc:
             self._warn(str(exc), "cannot look the group up")
-
-
-def _returned(headers: bytes) -> int:
-    """What the server gives back of a request that ends."""
-    number = parse_headers(headers).get("Nats-Pending-Messages", "0")
-    return int(number) if number.isdigit() else 0

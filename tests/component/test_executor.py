@@ -25,7 +25,7 @@ def no_place_is_lost(worker: TestWorker) -> bool:
     assert executor is not None
     assert executor._runners == 0
     assert [lane.running for lane in executor.lanes] == [0] * len(executor.lanes)
-    return [stream.held for stream in worker.runner.streams] == [0] * len(executor.lanes)
+    return [stream.window.held for stream in worker.runner.streams] == [0] * len(executor.lanes)
 
 
 class Gauge:

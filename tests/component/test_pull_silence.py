@@ -87,7 +87,7 @@ async def test_after_a_cut_old_requests_cannot_double_the_credit() -> None:
             await asyncio.sleep(0.2)
         assert rig.stream.epochs == 6
         await rig.store(50)
-        assert rig.stream.held <= rig.stream.window
+        assert rig.stream.window.held <= rig.stream.window.size
         assert len(rig.all) == 4
 
 
@@ -98,7 +98,7 @@ async def test_a_stream_that_kept_its_inbox_would_hold_twice_its_window(monkeypa
         stream._connection = stream.transport.epoch
         if stream._subscription is None:
             await open_epoch(stream)
-        stream._forget()
+        stream.window.forget()
         stream._pull()
 
     open_epoch = PullStream._open_epoch
@@ -107,7 +107,7 @@ async def test_a_stream_that_kept_its_inbox_would_hold_twice_its_window(monkeypa
         rig.broker.cut()
         await asyncio.sleep(0.2)
         await rig.store(50)
-        assert rig.stream.held > rig.stream.window
+        assert rig.stream.window.held > rig.stream.window.size
 
 
 async def test_a_reconnect_is_followed_by_a_pull_at_once() -> None:
@@ -139,21 +139,21 @@ async def test_nothing_is_asked_for_while_disconnected() -> None:
         before = len(rig.durable.requests)
         await asyncio.sleep(100)
         assert len(rig.durable.requests) == before
-        assert (rig.stream.out, rig.stream.epochs, rig.stream.stalled) == (0, 1, False)
+        assert (rig.stream.window.out, rig.stream.epochs, rig.stream.stalled) == (0, 1, False)
         rig.broker.start()
         await asyncio.sleep(1)
-        assert rig.durable.asked == rig.stream.out == 4
+        assert rig.durable.asked == rig.stream.window.out == 4
 
 
 async def test_messages_that_were_held_over_a_reconnect_stay_in_the_window() -> None:
     async with pulling(concurrency=4, stored=4) as rig:
         rig.broker.cut()
         await asyncio.sleep(1)
-        assert (rig.stream.held, rig.stream.out) == (4, 0)
+        assert (rig.stream.window.held, rig.stream.window.out) == (4, 0)
         rig.ack(2)
         await settle()
-        assert rig.stream.held == 2
-        assert rig.stream.out == rig.durable.asked == rig.stream.window - 2
+        assert rig.stream.window.held == 2
+        assert rig.stream.window.out == rig.durable.asked == rig.stream.window.size - 2
 
 
 async def test_a_server_without_heartbeats_is_given_the_time_of_the_pull() -> None:

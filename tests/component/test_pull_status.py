@@ -19,14 +19,14 @@ async def test_an_ended_pull_is_followed_by_the_next_at_once(status: str, logs: 
         rig.broker.end_pulls(STATION, GROUP, f"{status}\r\nNats-Pending-Messages: 4\r\nNats-Pending-Bytes: 0")
         await settle()
         assert len(rig.durable.requests) == before + 1
-        assert rig.stream.out == rig.durable.asked == 4
+        assert rig.stream.window.out == rig.durable.asked == 4
     assert logs == []
 
 
 async def test_an_expired_pull_gives_back_what_it_did_not_bring() -> None:
     async with pulling(concurrency=8, stored=3) as rig:
         await asyncio.sleep(rig.stream.expires_s + 0.01)
-        assert (rig.stream.held, rig.stream.out) == (3, 5)
+        assert (rig.stream.window.held, rig.stream.window.out) == (3, 5)
         assert rig.durable.asked == 5
 
 
@@ -38,7 +38,7 @@ async def test_a_filled_pull_ends_with_a_status_or_in_silence(completed: bool) -
         await rig.store(50)
         await asyncio.sleep(0.01)
         assert len(rig.all) == 50
-        assert rig.stream.out == rig.durable.asked
+        assert rig.stream.window.out == rig.durable.asked
 
 
 async def test_two_pulls_that_fill_in_silence_leave_no_credit_behind() -> None:
@@ -49,10 +49,10 @@ async def test_two_pulls_that_fill_in_silence_leave_no_credit_behind() -> None:
         await settle()
         assert len(rig.durable.requests) == 2
         await rig.store(8)
-        assert (len(rig.all), rig.stream.out, rig.stream._live) == (12, 0, {})
+        assert (len(rig.all), rig.stream.window.out, rig.stream.window.live) == (12, 0, {})
         rig.ack(8)
         await settle()
-        assert rig.stream.out == rig.durable.asked > 0
+        assert rig.stream.window.out == rig.durable.asked > 0
 
 
 async def test_a_new_leader_is_asked_at_once_and_never_for_more_than_the_window() -> None:
@@ -65,8 +65,8 @@ async def test_a_new_leader_is_asked_at_once_and_never_for_more_than_the_window(
         rig.broker.end_pulls(STATION, GROUP, "409 Leadership Change")
         await settle()
         assert len(rig.durable.requests) > before
-        assert rig.durable.asked <= rig.stream.window
-        assert rig.stream.out == rig.durable.asked
+        assert rig.durable.asked <= rig.stream.window.size
+        assert rig.stream.window.out == rig.durable.asked
 
 
 @pytest.mark.parametrize("status", ["409 Leadership Change", "503", "500 Whatever"])
@@ -80,7 +80,7 @@ async def test_a_pull_that_was_on_its_way_when_another_was_refused_keeps_its_cre
         await asyncio.sleep(0.11)
         assert rig.durable.requests[1]["batch"] == 4
         await asyncio.sleep(0.15)
-        assert 4 <= rig.durable.asked <= rig.stream.out <= rig.stream.window
+        assert 4 <= rig.durable.asked <= rig.stream.window.out <= rig.stream.window.size
 
 
 async def test_a_server_that_stops_is_asked_again_a_little_later() -> None:
@@ -134,11 +134,11 @@ async def test_a_pull_that_the_server_drops_without_a_word_is_forgotten_at_its_d
     async with pulling(concurrency=8, ack_wait_s=1) as rig:
         rig.durable.mute = True
         rig.durable.end_pulls("")
-        assert rig.stream.out == 8
+        assert rig.stream.window.out == 8
         await asyncio.sleep(20)
         rig.durable.mute = False
         await asyncio.sleep(5.33)
-        assert rig.stream.out == rig.durable.asked == 8
+        assert rig.stream.window.out == rig.durable.asked == 8
 
 
 async def test_a_smaller_batch_is_asked_for_when_the_group_wants_it(logs: list[Any]) -> None:
@@ -197,7 +197,7 @@ async def test_a_message_whose_headers_look_like_a_status_is_a_message(status: b
         await rig.store(1, headers=b"NATS/1.0 " + status + b"\r\n\r\n")
         assert rig.stream.error is None
         assert len(rig.held) == 1
-        assert rig.stream.out + rig.stream.held == 4
+        assert rig.stream.window.out + rig.stream.window.held == 4
 
 
 async def test_a_resent_message_has_nothing_to_ack_and_frees_its_place() -> None:
@@ -208,7 +208,7 @@ async def test_a_resent_message_has_nothing_to_ack_and_frees_its_place() -> None
         assert (message.resent, message.data) == (True, b"again")
         rig.ack(1)
         await settle()
-        assert rig.stream.held == 0
+        assert rig.stream.window.held == 0
         assert rig.durable.answers == []
 
 

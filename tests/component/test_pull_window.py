@@ -14,7 +14,7 @@ from memphis_worker.testing import VirtualLoop
 async def test_held_and_asked_never_exceed_the_window(concurrency: int) -> None:
     async with pulling(concurrency=concurrency, stored=100, ack_wait_s=1) as rig:
         while len(rig.all) < 100:
-            assert rig.stream.held + rig.stream.out <= rig.stream.window
+            assert rig.stream.window.held + rig.stream.window.out <= rig.stream.window.size
             assert rig.credit <= concurrency + 1
             rig.ack(1)
             await asyncio.sleep(0.1)
@@ -25,7 +25,7 @@ async def test_a_window_of_one_works() -> None:
     async with pulling(concurrency=1, stored=10, ack_wait_s=1) as rig:
         for expected in range(1, 11):
             assert [message.sequence for message in rig.held] == [expected]
-            assert rig.stream.out == 0
+            assert rig.stream.window.out == 0
             rig.ack(1)
             await asyncio.sleep(0.3)
 
@@ -45,7 +45,7 @@ async def test_the_next_pull_goes_out_when_half_is_asked_for_and_a_quarter_is_fr
     async with pulling(concurrency=8, ack_wait_s=1) as rig:
         assert [each["batch"] for each in rig.durable.requests] == [8]
         await rig.store(4)
-        assert (rig.stream.held, rig.stream.out) == (4, 4)
+        assert (rig.stream.window.held, rig.stream.window.out) == (4, 4)
         assert len(rig.durable.requests) == 1
         rig.ack(1)
         await settle()
@@ -63,7 +63,7 @@ async def test_a_fast_handler_gets_more_than_its_concurrency_asked_for() -> None
             rig.ack(len(rig.held))
             loop.advance(0.001)
             await settle()
-        assert 1 < rig.stream.window <= 1001
+        assert 1 < rig.stream.window.size <= 1001
         assert len(rig.durable.requests) < 500
 
 
@@ -72,7 +72,7 @@ async def test_a_slow_handler_never_gets_a_window_that_outlasts_a_quarter_of_the
         for _ in range(10):
             rig.ack(1)
             await asyncio.sleep(1)
-        assert rig.stream.window == 1
+        assert rig.stream.window.size == 1
 
 
 async def test_no_pull_asks_for_more_than_the_batch_size() -> None:
@@ -104,7 +104,7 @@ async def test_bytes_held_stop_the_pulls_until_half_is_free() -> None:
     async with pulling(concurrency=50, window_bytes=1_000_000, stored=50, data=b"x" * size) as rig:
         rig.broker.max_payload = size
         await asyncio.sleep(1)
-        held = rig.stream.held
+        held = rig.stream.window.held
         assert 5 * size < held * size <= 500_000 + 2 * 1024 * 1024
         pulls = len(rig.durable.requests)
         while rig.stream._budget.held > 500_000:

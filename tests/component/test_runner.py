@@ -442,7 +442,7 @@ async def test_faults_under_load_lose_nothing_and_never_exceed_the_window(fault:
 
         def watched() -> bool:
             nonlocal peak, window
-            peak, window = max(peak, stream.held), max(window, stream.window)
+            peak, window = max(peak, stream.window.held), max(window, stream.window.size)
             return len(broker.station("orders").messages) == 400 and broker.group("orders", "bill").idle
 
         await broker.until(watched, 600)

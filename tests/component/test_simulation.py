@@ -117,8 +117,8 @@ class World:
             for stream in streams:
                 if stream.transport.connected and stream._connection == stream.transport.epoch:
                     owed = sum(pull.batch for pull in group.pulls if pull.reply.startswith(stream._inbox))
-                    assert owed <= stream.out, f"{stream}: the server owes it {owed}"
-            if self.broker.up and (group.waiting or group.again) and not any(stream.held for stream in streams):
+                    assert owed <= stream.window.out, f"{stream}: the server owes it {owed}"
+            if self.broker.up and (group.waiting or group.again) and not any(stream.window.held for stream in streams):
                 assert loop.time() - self.last_change < STARVED_S, f"starved: {streams}"
             else:
                 self.last_change = loop.time()
