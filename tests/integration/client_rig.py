@@ -33,11 +33,12 @@ class Cable:
 
     async def tear(self) -> None:
         """Ends all connections and refuses new ones."""
-        if self._server is not None:
-            self._server.close()
-            await self._server.wait_closed()
-            self._server = None
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
         self.cut()
+        if server is not None:
+            await server.wait_closed()  # since Python 3.12 this waits for the connections, too
         if self._tasks:
             await asyncio.wait(self._tasks)
 
