@@ -76,7 +76,8 @@ class NatsTransport:
         self._callbacks: list[Callable[[], None]] = []
         self._out: list[bytes] = []
         self._unhooked: asyncio.Queue[tuple[bytes, bytes, bytes, bytes]] | None = None
-        self._unhooked_bytes = 0
+        self._waiting_bytes = 0
+        """What waits for a connection, or without the hook for its turn."""
         self._replies: dict[bytes, asyncio.Future[Frame]] = {}
         self._inbox = b""
         self._request_number = 0
@@ -213,6 +214,7 @@ class NatsTransport:
         if now == self._seen:
             return
         self._seen = now
+        self._flush()
         for callback in list(self._callbacks):
             try:
                 callback()
@@ -243,9 +245,11 @@ class NatsTransport:
         self._max_payload = new.max_payload
         self._sinks.clear()
         for subscription in list(self._subscriptions):
-            await self._attach(subscription)
+            try:
+                await self._attach(subscription)
+            except BrokerRefused as exc:
+                log.error("broker.subscription_lost", subject=subscription.subject, error=str(exc))
         self._rebuilding = False
-        self._flush()
         self._notice()
 
     def _spawn(self, work: Any, name: str) -> None:
@@ -279,7 +283,7 @@ class NatsTransport:
         if self._unhooked is not None:
             out.pop()
             self._unhooked.put_nowait((subject, payload, reply, headers))
-            self._unhooked_bytes += size
+            self._waiting_bytes += size
 
     def publish_now(self, subject: bytes, payload: bytes = b"", reply: bytes = b"", headers: bytes = b"") -> bool:
         if not self.connected:
@@ -291,31 +295,30 @@ class NatsTransport:
     def _check_writable(self, size: int) -> None:
         if self.closed:
             raise ConnectionClosed("the connection is closed")
-        pending = self._nc.pending_data_size if self._nc is not None else 0
-        if pending + size + sum(map(len, self._out)) + self._unhooked_bytes > PENDING_BYTES:
+        if self._waiting_bytes + size > PENDING_BYTES:
             raise Disconnected(f"the connection is down and {PENDING_BYTES} bytes wait for it already")
+        if self._unhooked is None:
+            self._waiting_bytes += size
 
     def _flush(self) -> None:
+        """Writes what waits. While there is no connection it stays here, and outlives the client that lost it."""
         out, nc = self._out, self._nc
-        if not out or nc is None or self._rebuilding:
+        if not out or nc is None or not self.connected or not nc._transport:
             return
         # Through nats-py's own list, so that a SUB that it holds goes out before the pull that needs it.
-        data = b"".join(out)
+        pending, nc._pending = [*nc._pending, b"".join(out)], []
+        nc._pending_data_size = 0
         out.clear()
-        nc._pending.append(data)
-        nc._pending_data_size += len(data)
-        if nc.is_connected and nc._transport:
-            pending, nc._pending = nc._pending, []
-            nc._pending_data_size = 0
-            try:
-                nc._transport.writelines(pending)
-            except (OSError, RuntimeError, AttributeError) as exc:  # the socket is going: its reconnect says so
-                log.debug("broker.write_failed", error=str(exc))
+        self._waiting_bytes = 0
+        try:
+            nc._transport.writelines(pending)
+        except (OSError, RuntimeError, AttributeError) as exc:  # the socket is going: its reconnect says so
+            log.debug("broker.write_failed", error=str(exc))
 
     async def _write_unhooked(self, queue: asyncio.Queue[tuple[bytes, bytes, bytes, bytes]]) -> None:
         while True:
             subject, payload, reply, headers = await queue.get()
-            self._unhooked_bytes -= len(payload) + len(headers)
+            self._waiting_bytes -= len(payload) + len(headers)
             nc = self._nc
             if nc is None:
                 continue

@@ -26,7 +26,7 @@ from memphis_worker.client.transport import Subscription, Transport
 from memphis_worker.client.window import Request, Window
 from memphis_worker.errors import BrokerError, BrokerRefused, MemphisWorkerError, Missing, RequestTimeout
 
-__all__ = ["ByteBudget", "PullStream"]
+__all__ = ["PullStream"]
 
 log = structlog.get_logger(__name__)
 
@@ -269,7 +269,9 @@ class PullStream:
         self._arrival.set()
         if batch:
             self._batch = []
-            self.pending = batch[-1].partition_pending
+            if batch[-1].reply:
+                self.pending = batch[-1].partition_pending
+            self._warned.discard("503")
             self._pause = 0.0
             self.window.one_request = self.window.one_message = False
             self._unanswered_since = None

@@ -10,9 +10,10 @@ from typing import Any
 import structlog
 
 from memphis_worker.app import App
+from memphis_worker.client.budget import ByteBudget
 from memphis_worker.client.control.plane import ControlPlane
 from memphis_worker.client.message import Message
-from memphis_worker.client.pull import ByteBudget, PullStream
+from memphis_worker.client.pull import PullStream
 from memphis_worker.client.transport import Transport
 from memphis_worker.context import Context, Produce
 from memphis_worker.handler import Handler

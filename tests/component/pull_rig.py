@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+from memphis_worker.client.budget import ByteBudget
 from memphis_worker.client.control.plane import Pullable
 from memphis_worker.client.message import Message
-from memphis_worker.client.pull import ByteBudget, PullStream
+from memphis_worker.client.pull import PullStream
 from memphis_worker.options import GroupOptions, StationOptions
 from memphis_worker.testing import MemoryBroker
 from memphis_worker.testing.durable import Durable

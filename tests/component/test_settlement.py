@@ -323,7 +323,7 @@ async def test_what_does_not_fit_is_left_out_in_order_the_error_first_and_the_id
 
 
 async def test_a_message_that_the_operator_sent_again_and_that_fails_is_a_dead_letter_at_once() -> None:
-    """It came without a reply and would never come again. Two of them are two dead letters, though none has a number."""
+    """It came without a reply and would never come again. Two are two dead letters, though none has a number."""
     app = App()
 
     @app.handler(station="orders", max_msg_deliveries=5)

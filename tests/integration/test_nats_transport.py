@@ -197,6 +197,25 @@ async def test_a_line_that_cannot_be_read_brings_a_new_connection_at_once(broker
     await transport.close()
 
 
+async def test_what_waits_for_a_connection_outlives_the_client_that_lost_it(broker: EmbeddedBroker, name: str) -> None:
+    async with Cable(broker.data_port) as cable:
+        transport = NatsTransport(plane(broker, cable.port), reconnect_interval_s=0.02)
+        await transport.connect()
+        inbox = Inbox()
+        await transport.subscribe(name, inbox)
+        await cable.tear()
+        await changed(transport, connected=False)
+        transport.publish(name.encode(), b"later")
+        await asyncio.sleep(0)  # one turn: what is joined in it has been given to whoever writes
+        assert transport._nc is not None
+        await transport._nc.close()
+        await cable.mend()
+        await changed(transport, connected=True)
+        await inbox.until(1)
+        assert [frame.payload for frame in inbox.frames] == [b"later"]
+        await transport.close()
+
+
 async def test_a_client_that_may_not_reconnect_is_closed(broker: EmbeddedBroker, name: str) -> None:
     async with Cable(broker.data_port) as cable:
         transport = NatsTransport(plane(broker, cable.port), reconnect=False)
