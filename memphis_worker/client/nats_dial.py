@@ -23,6 +23,9 @@ PENDING_BYTES = 8 * 1024 * 1024
 PING_INTERVAL_S = 10
 MAX_PINGS = 2
 CONNECT_TIMEOUT_S = 3.0
+#: What no second attempt changes, in the words of nats-server and nats-py. Everything else may pass: a broker that
+#: starts, stops or is full says so in many ways, or hangs up in the middle of a line.
+_FOR_GOOD = ("tls required", "no ssl context", "secure connection", "permissions violation", "connect url")
 
 
 async def dial(
@@ -37,19 +40,20 @@ async def dial(
 ) -> None:
     """Connects `nc`, or closes it and raises NotReachable, AuthenticationFailed, BrokerRefused.
 
-    Ends when all servers have failed (nats-py alone would go on for ever). `on_change` is called for what happens to
-    the connection later; it must not raise.
+    Ends when all servers have failed (nats-py alone would go on for ever). A cancelled call leaves nothing behind
+    either. `on_change` is called for what happens to the connection later; it must not raise.
     """
     failed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
     failures = 0
 
     async def on_error(exc: Exception) -> None:
         nonlocal failures
-        failures += 1
-        if failures >= len(plane.servers) and not failed.done():
-            failed.set_result(exc)
-        elif nc.is_connected:
+        if nc.is_connected:
             log.warning("broker.error", error=type(exc).__name__, text=str(exc)[:200])
+        elif not connecting.done():
+            failures += 1
+            if failures >= len(plane.servers) and not failed.done():
+                failed.set_result(exc)
 
     async def changed() -> None:
         on_change()
@@ -80,25 +84,46 @@ async def dial(
         name="nats.connect",
     )
     first: set[asyncio.Future[Any]] = {connecting, failed}
-    await asyncio.wait(first, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-    if connecting.done() and not connecting.cancelled() and connecting.exception() is None:
-        return
-    error: BaseException | None = failed.result() if failed.done() else None
-    if error is None and connecting.done() and not connecting.cancelled():
-        error = connecting.exception()
-    connecting.cancel()
-    await asyncio.wait({connecting}, timeout=1)
-    with contextlib.suppress(Exception):
-        await nc.close()
-    raise _connect_error(error, ", ".join(plane.servers))
+    connected = False
+    try:
+        await asyncio.wait(first, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        # nats-py takes a server that hangs up after the greeting for one that it is connecting to.
+        connected = connecting.done() and _error(connecting) is None and nc.is_connected
+    finally:
+        if not connected:
+            await _abandon(connecting, nc)
+    if not connected:
+        error = failed.result() if failed.done() else _error(connecting)
+        raise _connect_error(error or NatsError("it hung up"), ", ".join(plane.servers))
+
+
+def _error(connecting: asyncio.Task[None]) -> BaseException | None:
+    return asyncio.CancelledError() if connecting.cancelled() else connecting.exception()
+
+
+async def _abandon(connecting: asyncio.Task[None], nc: Client) -> None:
+    try:
+        for _ in range(10):
+            # Again and again: before Python 3.12 a wait_for that has just got its result swallows a cancel.
+            connecting.cancel()
+            if (await asyncio.wait({connecting}, timeout=0.1))[0]:
+                break
+    finally:
+        if connecting.done():
+            _error(connecting)  # Looked at: else asyncio logs it as never retrieved.
+        with contextlib.suppress(Exception):
+            await nc.close()
 
 
 def _connect_error(error: BaseException | None, where: str) -> MemphisWorkerError:
-    text = str(error or "no answer").strip() or type(error).__name__
-    if "authorization" in text.lower():
+    text = " ".join(str(error or "no answer").split()) or type(error).__name__
+    lowered = text.lower()
+    if "authorization" in lowered:
         return AuthenticationFailed(
             f"{where}: the broker refused the sign-in to its data port ({text}); check the token"
         )
-    if isinstance(error, NatsError) and not isinstance(error, OSError | TimeoutError):
+    if any(words in lowered for words in _FOR_GOOD):
         return BrokerRefused(f"{where}: {text}")
+    if isinstance(error, NatsError) and not isinstance(error, OSError | TimeoutError):
+        return NotReachable(f"{where}: the broker ended the sign-in ({text}); it is starting, stopping or full")
     return NotReachable(f"{where}: nobody answers there ({text}); check the host and data_port, or start the broker")
