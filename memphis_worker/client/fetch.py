@@ -19,7 +19,7 @@ from memphis_worker.client.headers import status_of
 from memphis_worker.client.jetstream import consumer_info
 from memphis_worker.client.message import Message
 from memphis_worker.client.transport import Transport
-from memphis_worker.errors import BrokerError, BrokerRefused, Missing, RequestTimeout
+from memphis_worker.errors import BrokerError, BrokerRefused, Missing, NotReachable, RequestTimeout
 
 __all__ = ["Fetch", "give_back"]
 
@@ -141,7 +141,7 @@ class Fetch:
             return
         try:
             await consumer_info(self.transport, self.stream, self._durable, timeout_s=_DRAIN_S)
-        except (RequestTimeout, BrokerRefused):  # no leader, or JetStream not up yet
+        except (RequestTimeout, NotReachable, BrokerRefused):  # no leader, or JetStream not up yet
             return
 
 

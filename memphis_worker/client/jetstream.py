@@ -15,7 +15,7 @@ from typing import Any
 
 from memphis_worker.client.headers import status_of
 from memphis_worker.client.transport import Transport
-from memphis_worker.errors import BrokerRefused, Missing, PayloadTooLarge, ProduceFailed
+from memphis_worker.errors import BrokerRefused, Missing, NotReachable, PayloadTooLarge, ProduceFailed
 
 __all__ = [
     "ConsumerInfo",
@@ -148,8 +148,10 @@ async def publish_confirmed(
             return PubAck(
                 stream=reply["stream"], sequence=reply.get("seq", 0), duplicate=reply.get("duplicate") is True
             )
-    except (ValueError, AttributeError, KeyError) as exc:
+    except (ValueError, RecursionError, AttributeError, KeyError) as exc:
         raise ProduceFailed(f"the answer to a message on {subject!r} is no confirmation of a stream") from exc
+    if not isinstance(error, dict):
+        raise ProduceFailed(f"the broker did not store a message on {subject!r}: {error}")
     words = error.get("description", "")
     if error.get("err_code") == _MESSAGE_TOO_LARGE:
         raise PayloadTooLarge(f"the station of {subject!r} refused {len(payload)} bytes: {words}")
@@ -157,12 +159,12 @@ async def publish_confirmed(
 
 
 async def stream_info(transport: Transport, stream: str, *, timeout_s: float = 5.0) -> StreamInfo:
-    """Raises Missing, BrokerRefused, RequestTimeout."""
+    """Raises Missing, NotReachable (JetStream is not up), BrokerRefused, RequestTimeout."""
     return _stream(await _ask(transport, f"STREAM.INFO.{stream}", None, f"stream {stream!r}", timeout_s))
 
 
 async def consumer_info(transport: Transport, stream: str, durable: str, *, timeout_s: float = 5.0) -> ConsumerInfo:
-    """Raises Missing, BrokerRefused, RequestTimeout."""
+    """Raises Missing, NotReachable (JetStream is not up), BrokerRefused, RequestTimeout."""
     what = f"consumer group {durable!r} of station {stream!r}"
     return _consumer(await _ask(transport, f"CONSUMER.INFO.{stream}.{durable}", None, what, timeout_s))
 
@@ -239,17 +241,21 @@ async def _ask(
     payload = b"" if body is None else json.dumps(body).encode()
     frame = await transport.request(f"$JS.API.{subject}", payload, timeout_s=timeout_s)
     if status_of(frame.headers)[0] == 503:
-        raise BrokerRefused(f"{what}: JetStream does not answer on this server; is it enabled?")
+        raise NotReachable(f"{what}: JetStream does not answer on this server (yet); is it enabled?")
     try:
         reply: object = json.loads(frame.payload)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise BrokerRefused(f"{what}: the server's answer is not JSON") from exc
     if not isinstance(reply, dict):
         raise BrokerRefused(f"{what}: the server's answer is not a JSON object")
     error = reply.get("error")
     if error is None:
         return reply
+    if not isinstance(error, dict):
+        raise BrokerRefused(f"{what}: {error}")
     words = error.get("description", "no reason given")
+    if error.get("code") == 503:  # JetStream starts, or the cluster has no leader
+        raise NotReachable(f"{what}: JetStream does not answer ({words}); is it enabled?")
     missing = _MISSING.get(error.get("err_code", 0))
     if missing is not None:
         raise Missing(f"{what} does not exist: {words}")

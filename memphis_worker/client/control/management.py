@@ -42,6 +42,9 @@ def refusal(status: int, body: bytes, what: str) -> MemphisWorkerError:
         return AuthenticationFailed(f"{what}: the broker does not accept our access token ({words})")
     if status == 404:
         return BrokerRefused(f"{what}: no such path at the broker; check management_port (default 5555)")
+    if 500 < status < 600 or (status == 500 and body.lstrip().startswith(b"<")):
+        # Only 500 is the broker's own. Its words are JSON, or none when its handler crashed; a page is a proxy's.
+        return NotReachable(f"{what}: a proxy answers for the broker with status {status}; is the broker up?")
     if status == 500:
         return ServerError(f"{what}: the broker failed: {words or 'no reason given'}")
     if lowered.startswith("connection "):

@@ -111,3 +111,19 @@ def test_a_refused_call_keeps_the_words_of_the_broker(
     assert type(found) is error
     assert words in str(found)
     assert str(found).startswith("create station 's': ")
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (500, b"<html><h1>Internal Server Error</h1></html>"),
+        (502, b"<html>\r\n<h1>502 Bad Gateway</h1>\r\n</html>"),
+        (503, b"no healthy upstream"),
+        (503, b""),
+        (504, b'{"message":"upstream request timeout"}'),
+    ],
+)
+def test_a_proxy_in_front_of_a_broker_that_is_down_is_no_refusal(status: int, body: bytes) -> None:
+    found = refusal(status, body, "create station 's'")
+    assert type(found) is NotReachable
+    assert str(found) == f"create station 's': a proxy answers for the broker with status {status}; is the broker up?"
