@@ -96,9 +96,13 @@ def make_handler(
     if not callable(function):
         raise InvalidHandler(f"@handler stands on {function!r}; put it on a function")
     where = name or f"{function.__module__}.{getattr(function, '__qualname__', type(function).__name__)}"
-    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+    inner = inspect.unwrap(function)
+    if inspect.isasyncgenfunction(inner) or inspect.isgeneratorfunction(inner):
         raise InvalidHandler(f"handler {where} has a yield; a handler is a plain def or an async def")
     is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+    called = function
+    if not is_async and inspect.iscoroutinefunction(inner):  # a plain decorator around an async def
+        called, is_async = _awaiting(function), True
     if options.timeout_s is not None and not is_async:
         raise InvalidOption(
             f"handler {where}: timeout_s needs an async def; a thread cannot be stopped, "
@@ -117,7 +121,7 @@ def make_handler(
         name=where,
         station=station,
         group=group,
-        function=function,
+        function=called,
         options=options,
         retry=retry,
         station_options=station_options,
@@ -126,6 +130,14 @@ def make_handler(
         decode=decode,
         is_async=is_async,
     )
+
+
+def _awaiting(function: _Function) -> _Function:
+    async def awaited(*args: object, **kwargs: object) -> object:
+        result = function(*args, **kwargs)
+        return await result if inspect.isawaitable(result) else result
+
+    return awaited
 
 
 def _signature(function: _Function, where: str) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...], Decode | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -71,7 +72,8 @@ class Message:
         self.settled = False
         self.answer = ""
         self.received_s = received_s
-        self.lease_end = received_s + LEASE_SHARE * origin.ack_wait_s
+        # What an operator sent again has no lease: nobody else will ever get it.
+        self.lease_end = received_s + LEASE_SHARE * origin.ack_wait_s if reply else math.inf
         # $JS.ACK.<stream>.<consumer>.<deliveries>.<sequence>.<consumer seq>.<stored ns>.<pending>, since 2.x with
         # <domain>.<account hash> behind ACK and a random token at the end (nats-server consumer.go, ADR-15).
         tokens = reply.split(b".")
@@ -195,11 +197,20 @@ class Message:
     def extend_lease(self) -> bool:
         if self.settled or not self.leased:
             return False
+        if not self._reply:
+            return True
         now = self._origin.time()
-        if self._reply and not self._origin.transport.publish_now(self._reply, b"+WPI"):
+        if not self._origin.transport.publish_now(self._reply, b"+WPI"):
             return False
         self.lease_end = now + LEASE_SHARE * self._origin.ack_wait_s
         return True
+
+    def renew(self, copy: Message) -> None:
+        """Takes over the reply and the lease of a later delivery of the same message, which is then dropped."""
+        self._reply = copy._reply
+        self.lease_end = copy.lease_end
+        self.deliveries = copy.deliveries
+        copy.drop()
 
     def drop(self) -> None:
         """Answers nothing: the broker delivers it again after the ack wait."""

@@ -162,9 +162,8 @@ class PullStream:
         """Ends the interest, so that all that is on the wire has been handed over. Never a plain unsubscribe."""
         subscription, self._subscription = self._subscription, None
         resent, self._resent = self._resent, None
-        for each in (subscription, resent):
-            if each is not None:
-                await self.transport.drain(each, timeout_s)
+        both = [each for each in (subscription, resent) if each is not None]
+        await asyncio.gather(*(self.transport.drain(each, timeout_s) for each in both))
         self._hand_over()
 
     # ------------------------------------------------------------- epochs

@@ -19,7 +19,7 @@ from memphis_worker.client.message import Message
 from memphis_worker.errors import MemphisWorkerError
 from memphis_worker.failure import failure
 from memphis_worker.runtime.instrument import Instrument
-from memphis_worker.runtime.lane import Cancelled, HandlerTimeout, Lane
+from memphis_worker.runtime.lane import Cancelled, HandlerTimeout, Lane, refuse_unawaited
 from memphis_worker.runtime.settlement import Decision, Release, Settlement, crashed, decide, facts
 
 __all__ = ["Executor"]
@@ -82,10 +82,12 @@ class Executor:
                     self._loop.call_soon(self._look, lane)
                 started = now
                 try:
-                    await call(message)
-                except GeneratorExit:  # the loop is gone
-                    raise
-                except BaseException as exc:  # noqa: BLE001 - a user's handler: SystemExit too is a failure of this message
+                    result = await call(message)
+                    if result is not None:
+                        refuse_unawaited(result)
+                except BaseException as exc:
+                    if isinstance(exc, GeneratorExit) and self._loop.is_closed():
+                        raise
                     now = clock()
                     self._failed(lane, message, exc, self._returned(lane, me), now - started)
                 else:
@@ -217,6 +219,15 @@ class Executor:
             lane.ready.extend(kept)
         self._see_idle()
         return count
+
+    def held(self, lane: Lane) -> dict[tuple[int, int], Message]:
+        """What the lane has and has not settled, dead letters on their way included, by sequence and store time."""
+        dying = [each for each in self._settlement.pending.values() if each.group == lane.handler.group]
+        return {
+            (each.sequence, each.stored_ns): each
+            for each in (*dying, *lane.held())
+            if each.sequence and each.station == lane.handler.station
+        }
 
     def in_progress(self, lane: Lane) -> int:
         """Messages of the lane that a handler has, or whose dead letter is on its way. Also for another thread."""

@@ -52,7 +52,9 @@ class Keepalive:
                 if message.lease_end - now <= due:
                     self._extend(lane, message, now)
             for task, message in list(lane.suspended.items()):
-                if now >= message.lease_end and self._executor.cancel(lane, task, "lease"):
+                if message.settled or now < message.lease_end:
+                    continue
+                if self._executor.cancel(lane, task, "lease"):
                     log.warning("message.lease_lost", **facts(lane.handler, message), action="cancel")
         for message in list(self._settlement.pending.values()):
             message.extend_lease()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections import deque
 from collections.abc import Iterator
 from typing import Literal
@@ -13,7 +14,7 @@ from memphis_worker.middleware import Call
 from memphis_worker.runtime.done import Done
 from memphis_worker.runtime.settlement import CRASH_MARGIN
 
-__all__ = ["Cancelled", "HandlerTimeout", "Lane"]
+__all__ = ["Cancelled", "HandlerTimeout", "Lane", "refuse_unawaited"]
 
 #: Why the executor has cancelled a handler, or given up waiting for it.
 Cancelled = Literal["stop", "timeout", "lease", "abandoned"]
@@ -71,3 +72,16 @@ def _limited(call: Call, timeout_s: float) -> Call:
             raise
 
     return limited
+
+
+def refuse_unawaited(result: object) -> None:
+    """What a handler gives back may be anything but work that has not been done: an ack would lose it.
+
+    Raises TypeError for a coroutine, another awaitable, or a generator.
+    """
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise TypeError("the handler or a middleware returned a coroutine instead of awaiting it: return await ...")
+    if inspect.isgenerator(result) or inspect.isasyncgen(result):
+        raise TypeError("the handler returned a generator, which has not run: a handler has no yield")

@@ -18,6 +18,7 @@ from memphis_worker.handler import Handler
 from memphis_worker.options import WorkerOptions
 from memphis_worker.runtime.executor import Executor
 from memphis_worker.runtime.instrument import Instrument
+from memphis_worker.runtime.lifespan import Lifespan
 from memphis_worker.runtime.status import State, Status
 from memphis_worker.runtime.stop import Stop, ended_before
 from memphis_worker.runtime.work import Session, Work
@@ -77,29 +78,33 @@ class Runner:
         """Works until it is asked to stop. Returns the exit code; raises what the broker refuses for good."""
         self._state("starting", handlers=[handler.name for handler in self._handlers])
         beat = asyncio.create_task(self._heartbeat(), name="heartbeat")
+        context = self._app.lifespan(self._app) if self._app.lifespan is not None else None
+        lifespan, code = Lifespan(context, self._stop), 0
         try:
-            async with self._lifespan():
-                work = await self._connect()
-                if work is None:
-                    return 0
-                async with self._serving(work):
-                    work.start(self._group_ended)
-                    self._state("running")
-                    await self._stop.requested.wait()
-                    self._state("draining", reason=self._stop.reason)
-                    code = await work.shut_down()
-            if self._fault is not None:
-                raise self._fault
+            try:
+                if await lifespan.enter():
+                    self._status.imported = True
+                    code = await self._consume()
+            finally:
+                failed = await lifespan.leave()
+            error = self._fault or failed
+            if error is not None:
+                raise error
             return code
         finally:
             beat.cancel()
             self._state("stopped")
 
-    @contextlib.asynccontextmanager
-    async def _lifespan(self) -> AsyncIterator[None]:
-        async with self._app.lifespan(self._app) if self._app.lifespan is not None else contextlib.nullcontext():
-            self._status.imported = True
-            yield
+    async def _consume(self) -> int:
+        work = await self._connect()
+        if work is None:
+            return 0
+        async with self._serving(work):
+            work.start(self._group_ended)
+            self._state("running")
+            await self._stop.requested.wait()
+            self._state("draining", reason=self._stop.reason)
+            return await work.shut_down()
 
     @contextlib.asynccontextmanager
     async def _serving(self, work: Work) -> AsyncIterator[None]:
@@ -156,7 +161,8 @@ class Runner:
         self._status.bound -= 1
         self._fault = self._fault or error
         log.error("consumer.missing", station=stream.station, consumer_group=stream.group, error=str(error))
-        self._stop.request(f"group {stream.group} of station {stream.station} cannot be consumed")
+        if not self._stop.requested.is_set():  # a second request would cut the other handlers off
+            self._stop.request(f"group {stream.group} of station {stream.station} cannot be consumed")
 
     def _connection_changed(self, transport: Transport) -> None:
         status = self._status

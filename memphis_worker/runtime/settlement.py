@@ -15,7 +15,6 @@ from typing import Literal
 import structlog
 
 from memphis_worker.client.message import Message
-from memphis_worker.errors import MemphisWorkerError
 from memphis_worker.handler import Handler, Undecodable
 from memphis_worker.retry import Reject, Retry
 from memphis_worker.runtime.instrument import Instrument
@@ -120,7 +119,7 @@ def describe(error: BaseException) -> str:
     """Class and text of an exception, printable and at most 512 bytes: fit for a header and a log."""
     try:
         words = str(error)
-    except Exception:  # noqa: BLE001 - a user's __str__
+    except BaseException:  # noqa: BLE001 - a user's __str__
         words = "(its text cannot be read)"
     text = f"{type(error).__name__}: {words}" if words else type(error).__name__
     printable = "".join(c if c.isprintable() else " " for c in text[:ERROR_BYTES])
@@ -173,10 +172,10 @@ class Settlement:
         """Recorded and confirmed first; only then is the message taken from the group."""
         try:
             await self._record(handler, message, dead)
-        except (MemphisWorkerError, TimeoutError, OSError) as exc:
+        except Exception as exc:  # noqa: BLE001 - whatever it was, the message must not be lost over it
             self.unrecorded += 1
             self._instrument.settle_failed(handler, "dead_letter")
-            log.error("message.dead_letter_failed", **facts(handler, message), reason=dead.reason, error=str(exc))
+            log.error("message.dead_letter_failed", **facts(handler, message), reason=dead.reason, error=describe(exc))
             self._nak(handler, message, random.uniform(*UNRECORDED_PAUSE_S))  # noqa: S311
             self._instrument.finished(handler, message, "retry", duration_s)
             return

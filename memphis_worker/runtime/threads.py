@@ -30,23 +30,43 @@ class Threads:
         self._done: deque[tuple[asyncio.Future[object], object, BaseException | None]] = deque()
         self._lock = threading.Lock()
         self._reported = False
+        self._closed = asyncio.Event()
         self._started = 0
         self._busy = 0
 
     def run(self, function: Callable[..., object], *args: object, **kwargs: Any) -> asyncio.Future[object]:
         """Calls the function in a thread, in a copy of the current context. Its exception comes out of the future."""
         future: asyncio.Future[object] = self._loop.create_future()
+        if self._busy >= self._started and self._started < self.limit:
+            try:
+                self._start()
+            except RuntimeError as exc:  # the system gives no more of them
+                if not self._started:
+                    future.set_exception(exc)
+                    return future
         self._busy += 1
-        if self._busy > self._started and self._started < self.limit:
-            self._started += 1
-            threading.Thread(target=self._work, name=f"{self._name}-{self._started}", daemon=True).start()
         self._jobs.put((function, args, kwargs, contextvars.copy_context(), future))
         return future
 
+    async def outlast(self, future: asyncio.Future[object]) -> None:
+        """Returns when the call has ended, or when nobody waits for threads any more."""
+        closed = asyncio.ensure_future(self._closed.wait())
+        either: set[asyncio.Future[Any]] = {future, closed}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            closed.cancel()
+
     def close(self) -> None:
         """Idle threads end; running ones are left alone, and do not keep the process."""
+        self._closed.set()
         for _ in range(self._started):
             self._jobs.put(None)
+
+    def _start(self) -> None:
+        name = f"{self._name}-{self._started + 1}"
+        threading.Thread(target=self._work, name=name, daemon=True).start()
+        self._started += 1
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,9 @@ log = structlog.get_logger(__name__)
 DRAIN_S = 5.0
 CANCEL_S = 1.0
 SETTLE_S = 2.0
-RECORD_S = 8.0
+RECORD_S = 5.0
+#: After a second signal, and for what a silent broker does not answer.
+QUICK_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ class Work:
             pullable,
             station=handler.station,
             group=handler.group,
-            deliver=Puller(lane, self.executor, self._instrument).deliver,
+            deliver=Puller(lane, self.executor, self.session.transport, self._instrument).deliver,
             concurrency=lane.limit,
             budget=budget,
             batch_max=handler.options.batch_size,
@@ -131,8 +133,14 @@ class Work:
                 is_stopping=self._stop.requested.is_set,
             )
 
-        def in_a_thread(*args: object, **kwargs: Any) -> Awaitable[object]:
-            return self._threads.run(handler.function, *args, **kwargs)
+        async def in_a_thread(*args: object, **kwargs: Any) -> object:
+            running = self._threads.run(handler.function, *args, **kwargs)
+            try:
+                return await asyncio.shield(running)
+            except asyncio.CancelledError:
+                # A thread cannot be stopped: its message stays taken until it has ended, or it would run twice at once.
+                await self._threads.outlast(running)
+                raise
 
         invoke: Any = handler.function if handler.is_async else in_a_thread
         return compose(handler.call(invoke, context), self._app.middlewares)
@@ -160,18 +168,21 @@ class Work:
         for stream in self.streams:
             stream.stop_asking()
         await ended_before(at_once, _all(stream.arrived() for stream in self.streams))
-        await _all(stream.drain(DRAIN_S) for stream in self.streams)
+        left = self._options.shutdown_timeout_s - (now() - began)
+        await ended_before(at_once, _all(stream.drain(DRAIN_S) for stream in self.streams), max(QUICK_S, left))
+        held = sum(stream.window.held for stream in self.streams)
         released = executor.hand_back()
-        left = max(0.0, self._options.shutdown_timeout_s - (now() - began))
+        left = self._options.shutdown_timeout_s - (now() - began)
         cancelled = 0
-        if not await ended_before(at_once, executor.idle(), left):
+        if not await ended_before(at_once, executor.idle(), max(0.0, left)):
             cancelled = executor.cancel_all()
             await ended_before(None, executor.idle(), CANCEL_S)
         abandoned = executor.abandon()
-        await ended_before(None, settlement.finish(), RECORD_S)
-        for _ in range(2):
-            await self.session.transport.barrier(SETTLE_S)
-        stranded = settlement.unsent - unsent
+        await ended_before(None, settlement.finish(), QUICK_S if at_once.is_set() else RECORD_S)
+        read = await self._settled(QUICK_S if at_once.is_set() else SETTLE_S)
+        stranded = settlement.unsent - unsent + len(settlement.pending)
+        if not read:  # what was answered since then, the broker may not have heard of
+            stranded = max(stranded, held)
         log.info(
             "worker.drained",
             released=released,
@@ -181,6 +192,11 @@ class Work:
             duration_s=round(now() - began, 3),
         )
         return 4 if cancelled or abandoned or stranded else 0
+
+    async def _settled(self, timeout_s: float) -> bool:
+        """Whether the broker has read all answers; asked twice, since reading is not yet processing."""
+        barrier = self.session.transport.barrier
+        return await barrier(timeout_s) and await barrier(timeout_s)
 
     async def close(self) -> None:
         """Ends what runs and the session. Threads that still run are left behind; they do not hold up the exit."""
