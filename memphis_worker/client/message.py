@@ -17,6 +17,7 @@ __all__ = ["LEASE_SHARE", "Message", "Origin"]
 LEASE_SHARE = 0.9
 #: The longest pause that -NAK takes: beyond an int64 of nanoseconds the server would redeliver at once.
 DELAY_MAX_S = 100 * 365 * 86_400
+INT64_MAX = 2**63 - 1
 
 
 class Origin(Protocol):
@@ -79,12 +80,14 @@ class Message:
         tokens = reply.split(b".")
         if len(tokens) > 9:
             tokens = tokens[2:]
-        if len(tokens) >= 9:
+        try:
             self.deliveries = int(tokens[4])
-            self.sequence = int(tokens[5])
-            self.stored_ns = int(tokens[7])
+            self.sequence = sequence = int(tokens[5])
+            self.stored_ns = stored_ns = int(tokens[7])
             self.partition_pending = int(tokens[8])
-        else:
+            if not 0 <= stored_ns <= INT64_MAX or sequence > INT64_MAX:  # The worker notes them in 64 bits.
+                raise ValueError
+        except (IndexError, ValueError):
             self.deliveries = 1
             self.sequence = self.stored_ns = self.partition_pending = 0
 
@@ -223,9 +226,10 @@ class Message:
             return False
         self.settled = True
         self.answer = answer
-        sent = self.leased and (not self._reply or self._origin.transport.publish_now(self._reply, verb))
-        self._origin.settled(self)
-        return sent
+        try:
+            return self.leased and (not self._reply or self._origin.transport.publish_now(self._reply, verb))
+        finally:
+            self._origin.settled(self)
 
     @property
     def reply(self) -> bytes:

@@ -288,7 +288,10 @@ class NatsTransport:
     def publish_now(self, subject: bytes, payload: bytes = b"", reply: bytes = b"", headers: bytes = b"") -> bool:
         if not self.connected:
             return False
-        self.publish(subject, payload, reply, headers)
+        try:
+            self.publish(subject, payload, reply, headers)
+        except (Disconnected, ConnectionClosed):  # `connected` is ahead of what was told, which `publish` goes by
+            return False
         self._flush()
         return True
 

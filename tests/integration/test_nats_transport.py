@@ -240,3 +240,16 @@ async def test_a_wrong_token_and_a_closed_port_are_told_apart(broker: EmbeddedBr
         port = cable.port
     with pytest.raises(NotReachable, match=str(port)):
         await NatsTransport(plane(broker, port)).connect()
+
+
+async def test_what_may_not_wait_is_not_written_before_a_new_connection_is_told(broker: EmbeddedBroker) -> None:
+    transport = NatsTransport(plane(broker))
+    await transport.connect()
+    transport._seen = (False, False, transport.epoch)  # nats-py is connected again, and has not told us yet
+    for _ in range(PENDING_BYTES // 500_000):
+        transport.publish(b"x", b"x" * 500_000)
+    with pytest.raises(Disconnected):
+        transport.publish(b"x", b"x" * 500_000)
+    assert not transport.publish_now(b"x", b"x" * 500_000)
+    await transport.close()
+    assert not transport.publish_now(b"x")

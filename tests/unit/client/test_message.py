@@ -24,6 +24,8 @@ class Wire:
         self.sent.append((subject, payload))
 
     def publish_now(self, subject: bytes, payload: bytes = b"") -> bool:
+        if self.full:
+            raise Disconnected("full")
         if self.connected:
             self.sent.append((subject, payload))
         return self.connected
@@ -71,6 +73,26 @@ def test_what_the_reply_subject_says_is_read_in_every_form(reply: bytes) -> None
 def test_a_resent_message_has_no_sequence() -> None:
     message, _ = made(b"")
     assert (message.resent, message.sequence, message.deliveries) == (True, 0, 1)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        b"x.77.200.1700000000000000000.12",
+        b"3.x.200.1700000000000000000.12",
+        b"3.77.200..12",
+        b"3.77.200.1700000000000000000.\xff",
+        b"3.18446744073709551616.200.1700000000000000000.12",
+        b"3.77.200.9223372036854775808.12",
+        b"3.77.200.-1.12",
+        b"3.77.200." + b"9" * 5000 + b".12",
+    ],
+)
+def test_numbers_that_cannot_be_are_none(numbers: bytes) -> None:
+    message, _ = made(b"$JS.ACK.ORDERS.bill." + numbers)
+    assert (message.deliveries, message.sequence, message.stored_ns, message.partition_pending) == (1, 0, 0, 0)
+    assert message.stored_at == datetime.fromtimestamp(0, UTC)
+    assert not message.resent
 
 
 def test_body_and_headers_are_given_as_they_came() -> None:
@@ -153,11 +175,12 @@ async def test_while_disconnected_only_an_ack_is_written() -> None:
     assert origin.transport.sent == [(REPLY, b"")]
 
 
-async def test_an_ack_that_cannot_be_written_is_raised_and_the_place_is_free_all_the_same() -> None:
+@pytest.mark.parametrize("name", ["ack", "nak", "reject"])
+async def test_an_answer_that_cannot_be_written_is_raised_and_the_place_is_free_all_the_same(name: str) -> None:
     message, origin = made()
     origin.transport.full = True
     with pytest.raises(Disconnected):
-        await message.ack()
+        await getattr(message, name)()
     assert origin.done == [message]
 
 
