@@ -12,12 +12,13 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, TextIO
 
 import structlog
 from structlog.types import EventDict, Processor
 
 from memphis_worker.errors import InvalidOption
+from memphis_worker.failure import TEXT_BYTES, written
 
 __all__ = ["FORMATS", "LEVELS", "Format", "Repeats", "configure", "levels_from", "redact"]
 
@@ -171,13 +172,26 @@ def _facts(app: str, worker: str, as_json: bool) -> Processor:
 
 def _rendering(out: IO[str], as_json: bool) -> list[Processor]:
     if not as_json:
-        return [
-            structlog.dev.ConsoleRenderer(
-                colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback, sort_keys=False
-            )
-        ]
+        return [structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=_write, sort_keys=False)]
     tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=_FRAMES_MAX)
-    return [structlog.processors.ExceptionRenderer(tracebacks), _ordered, structlog.processors.JSONRenderer()]
+    return [
+        structlog.processors.ExceptionRenderer(tracebacks),
+        _shortened,
+        _ordered,
+        structlog.processors.JSONRenderer(),
+    ]
+
+
+def _write(out: TextIO, exc_info: Any) -> None:
+    out.write("\n" + written(exc_info[1]))
+
+
+def _shortened(logger: Any, method: str, event: EventDict) -> EventDict:
+    """The texts of exceptions, cut as everywhere."""
+    for each in event.get("exception") or ():
+        if isinstance(each, dict) and isinstance(each.get("exc_value"), str):
+            each["exc_value"] = each["exc_value"][:TEXT_BYTES]
+    return event
 
 
 def _ordered(logger: Any, method: str, event: EventDict) -> EventDict:

@@ -15,6 +15,7 @@ from typing import Literal
 import structlog
 
 from memphis_worker.client.message import Message
+from memphis_worker.failure import describe
 from memphis_worker.handler import Handler, Undecodable
 from memphis_worker.retry import Reject, Retry
 from memphis_worker.runtime.instrument import Instrument
@@ -27,7 +28,6 @@ log = structlog.get_logger(__name__)
 #: its process, and is dead-lettered unrun.
 CRASH_MARGIN = 3
 UNRECORDED_PAUSE_S = (30.0, 60.0)
-ERROR_BYTES = 512
 
 Reason = Literal["exhausted", "rejected", "undecodable", "timeout", "crashed"]
 
@@ -113,17 +113,6 @@ def crashed(handler: Handler) -> Decision:
 
 def _dead(handler: Handler, reason: Reason, error: str) -> Decision:
     return Discard(reason, error) if handler.options.dead_letter is False else DeadLetter(reason, error)
-
-
-def describe(error: BaseException) -> str:
-    """Class and text of an exception, printable and at most 512 bytes: fit for a header and a log."""
-    try:
-        words = str(error)
-    except BaseException:  # noqa: BLE001 - a user's __str__
-        words = "(its text cannot be read)"
-    text = f"{type(error).__name__}: {words}" if words else type(error).__name__
-    printable = "".join(c if c.isprintable() else " " for c in text[:ERROR_BYTES])
-    return printable.encode("utf-8", "replace")[:ERROR_BYTES].decode("utf-8", "ignore")
 
 
 class Settlement:
