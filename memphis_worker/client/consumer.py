@@ -130,6 +130,7 @@ class Consumer:
         self._consuming = asyncio.get_running_loop().create_task(
             self._consume(callback), name=f"consume {self.station_name}/{self.consumer_group}"
         )
+        self._consuming.add_done_callback(self._consumed)
         return self
 
     async def fetch(self, batch_size: int | None = None) -> list[Message]:
@@ -259,10 +260,22 @@ class Consumer:
             self._caller = asyncio.current_task()
             try:
                 await callback(messages, error)
-            except Exception as exc:  # noqa: BLE001
+            except (Exception, asyncio.CancelledError) as exc:
+                if isinstance(exc, asyncio.CancelledError) and self._caller is not None and self._caller.cancelling():
+                    raise
+                # A CancelledError that nobody meant for us is its own: it awaited something that was cancelled.
                 log.error("callback.failed", consumer=repr(self), messages=len(messages), **failure(exc))
             finally:
                 self._caller = None
+
+    def _consumed(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            if not self._stopped.is_set():
+                log.error(
+                    "consumer.ended", consumer=repr(self), error="its task was cancelled; close the consumer first"
+                )
+        elif (exc := task.exception()) is not None:
+            log.error("consumer.ended", consumer=repr(self), error=type(exc).__name__, **failure(exc))
 
     async def _pause(self, seconds: float) -> None:
         if seconds > 0:

@@ -65,33 +65,44 @@ class Fetch:
         Raises Missing (the group is gone), BrokerRefused, Disconnected, ConnectionClosed.
         """
         async with self._one_at_a_time:
-            deadline = self.time() + wait_s
-            backoff = _BACKOFF_S[0]
             messages: list[Message] = []
-            while not messages and not self._stopped:
-                await until_connected(self.transport, max(_LEAST_WAIT_S, deadline - self.time()))
-                pull = await self._pull(batch, None)
-                left = deadline - self.time()
-                if pull.idle and left >= _LEAST_WAIT_S:
-                    pull = await self._pull(1, left)
-                    if pull.got and batch > 1:
-                        pull.got += (await self._pull(batch - 1, None)).got
-                    elif pull.silent:  # a server before 2.9 gives no answer at all for a group that is gone
-                        await self._look_up()
-                messages = pull.got
-                if not messages and not pull.idle:
-                    await self._explain(pull)
-                    await asyncio.sleep(min(backoff, max(0.0, deadline - self.time())))
-                    backoff = min(backoff * 2, _BACKOFF_S[1])
-                if self.time() >= deadline:
-                    break
+            try:
+                await self._fill(messages, batch, wait_s)
+            except BaseException:
+                give_back(messages)
+                raise
             if self._stopped:
                 give_back(messages)
                 return []
             return messages
 
-    async def _pull(self, batch: int, wait_s: float | None) -> _Pull:
-        """One request until it ends: `wait_s` seconds at the server, or with `None` only what is there."""
+    async def _fill(self, messages: list[Message], batch: int, wait_s: float) -> None:
+        deadline = self.time() + wait_s
+        backoff = _BACKOFF_S[0]
+        while not self._stopped:
+            await until_connected(self.transport, max(_LEAST_WAIT_S, deadline - self.time()))
+            pull = await self._pull(batch, None, messages)
+            left = deadline - self.time()
+            if pull.idle and left >= _LEAST_WAIT_S:
+                pull = await self._pull(1, left, messages)
+                if messages and batch > 1:
+                    await self._pull(batch - 1, None, messages)
+                elif pull.silent:  # a server before 2.9 gives no answer at all for a group that is gone
+                    await self._look_up()
+            if messages:
+                return
+            if not pull.idle:
+                await self._explain(pull)
+                await asyncio.sleep(min(backoff, max(0.0, deadline - self.time())))
+                backoff = min(backoff * 2, _BACKOFF_S[1])
+            if self.time() >= deadline:
+                return
+
+    async def _pull(self, batch: int, wait_s: float | None, messages: list[Message]) -> _Pull:
+        """One request until it ends: `wait_s` seconds at the server, or with `None` only what is there.
+
+        What comes is added to `messages` as it comes: it is theirs whatever happens here.
+        """
         transport = self.transport
         inbox = f"_INBOX.{secrets.token_hex(11)}"
         request: dict[str, object] = {"batch": batch}
@@ -105,10 +116,11 @@ class Fetch:
         beating = heartbeat >= 0.1 and transport.server_version >= _FIRST_WITH_HEARTBEATS
         if beating:
             request["idle_heartbeat"] = int(heartbeat * 1e9)
-        epoch = transport.epoch
-        pull = self._running = _Pull(self, batch)
-        unwatch = transport.on_change(lambda: pull.ended.set() if self._interrupted(epoch) else None)
+        pull = _Pull(self, batch, messages)
         subscription = await transport.subscribe(inbox, pull.take)
+        self._running = pull
+        epoch = transport.epoch
+        unwatch = transport.on_change(lambda: pull.ended.set() if self._interrupted(epoch) else None)
         try:
             if self._stopped or not transport.publish_now(self._subject, json.dumps(request).encode(), inbox.encode()):
                 pull.ended.set()
@@ -116,9 +128,6 @@ class Fetch:
             if not pull.whole and transport.connected:
                 # The request may still be open at the server: what is on the wire belongs to this fetch.
                 await transport.drain(subscription, _DRAIN_S)
-        except asyncio.CancelledError:
-            give_back(pull.got)
-            raise
         finally:
             self._running = None
             unwatch()
@@ -148,14 +157,15 @@ class Fetch:
 class _Pull:
     """What came for one request, and how it ended."""
 
-    __slots__ = ("_batch", "_fetch", "_heard", "_text", "code", "ended", "got")
+    __slots__ = ("_batch", "_fetch", "_heard", "_messages", "_text", "code", "ended", "got")
 
-    def __init__(self, fetch: Fetch, batch: int) -> None:
+    def __init__(self, fetch: Fetch, batch: int, messages: list[Message]) -> None:
         self._fetch = fetch
         self._batch = batch
         self._heard = fetch.time()
         self._text = ""
-        self.got: list[Message] = []
+        self._messages = messages
+        self.got = 0
         self.ended = asyncio.Event()
         self.code = 0
 
@@ -168,8 +178,9 @@ class _Pull:
             self.code, self._text = code, text
             self.ended.set()
             return
-        self.got.append(Message(self._fetch, subject, reply, headers, payload, self._heard))
-        if len(self.got) >= self._batch:
+        self._messages.append(Message(self._fetch, subject, reply, headers, payload, self._heard))
+        self.got += 1
+        if self.got >= self._batch:
             self.ended.set()
 
     async def wait(self, patience_s: float, silence_s: float | None) -> None:
@@ -190,7 +201,7 @@ class _Pull:
     @property
     def whole(self) -> bool:
         """Whether the server has surely ended the request."""
-        return self.code != 0 or len(self.got) >= self._batch
+        return self.code != 0 or self.got >= self._batch
 
     @property
     def idle(self) -> bool:

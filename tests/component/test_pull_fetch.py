@@ -57,7 +57,7 @@ async def test_a_fetch_that_is_cut_short_gives_back_what_its_first_pull_got(gone
             assert await asyncio.wait({fetching}) == ({fetching}, set())
             assert isinstance(fetching.exception(), MemphisWorkerError)
         await broker.until(lambda: bool(durable.again))
-        assert [answer.payload for answer in broker.answers(STATION, GROUP)] == [b"-NAK"]
+        assert len(broker.answers(STATION, GROUP, "-NAK")) == 1
 
 
 async def test_a_callback_that_lets_a_cancelled_error_out_has_failed_and_the_next_is_called(logs: list[Any]) -> None:
