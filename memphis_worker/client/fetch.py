@@ -18,6 +18,7 @@ from memphis_worker.client.control.plane import Pullable
 from memphis_worker.client.headers import status_of
 from memphis_worker.client.jetstream import consumer_info
 from memphis_worker.client.message import Message
+from memphis_worker.client.status import Action, action_of
 from memphis_worker.client.transport import Transport
 from memphis_worker.errors import BrokerError, BrokerRefused, Missing, NotReachable, RequestTimeout
 
@@ -217,12 +218,13 @@ class _Pull:
     def error(self) -> BrokerError | None:
         """For an end that no second attempt can change."""
         where = f"consumer group {self._fetch.group!r} of station {self._fetch.station!r}"
-        lowered = self._text.lower()
-        if self.code == 409 and "deleted" in lowered:
-            return Missing(f"{where} was destroyed, or its station was; create the consumer again")
-        if self.code in (400, 412) or (self.code == 409 and "push based" in lowered):
-            return BrokerRefused(f"{where} cannot be pulled from: {self._text}")
-        return None
+        match action_of(self.code, self._text):
+            case Action.END_MISSING:
+                return Missing(f"{where} was destroyed, or its station was; create the consumer again")
+            case Action.END_REFUSED:
+                return BrokerRefused(f"{where} cannot be pulled from: {self._text}")
+            case _:
+                return None
 
 
 def give_back(messages: Iterable[Message]) -> None:

@@ -334,9 +334,10 @@ class PullStream:
             case Action.ASK_LESS:
                 self._clamp(text)
             case Action.UNANSWERED:
+                self._warn("503", "no consumer leader answers; asking again")
                 self._unanswered()
             case Action.UNKNOWN:
-                self._warn(f"{code} {text}", "unknown status")
+                self._warn(f"{code} {text}".rstrip(), "unknown status; asking again")
                 self._unanswered()
             case Action.END_MISSING:
                 self._end(
@@ -350,7 +351,6 @@ class PullStream:
         now = self._loop.time()
         if self._unanswered_since is None:
             self._unanswered_since = now
-            self._warn("503", "no consumer leader answers; asking again")
         elif now - self._unanswered_since > MISSING_AFTER_S:
             self._unanswered_since = now
             self._check = True

@@ -51,18 +51,21 @@ _BY_TEXT = {
     "Exceeded MaxWaiting": Action.ASK_ONCE,
     "Exceeded MaxRequest": Action.ASK_LESS,
 }
-_REFUSALS = (400, 409, 412)
+#: Only these are for good: a 409 that a later server invents may pass, and must not end a group's worker.
+_ENDS = {
+    400: {"": Action.END_REFUSED},
+    409: {"Consumer Deleted": Action.END_MISSING, "Consumer is push based": Action.END_REFUSED},
+    412: {"": Action.END_REFUSED},
+}
 
 
 def action_of(code: int, text: str) -> Action:
     if code in _BY_CODE:
         return _BY_CODE[code]
-    for beginning, action in _BY_TEXT.items():
+    for beginning, action in (*_BY_TEXT.items(), *_ENDS.get(code, {}).items()):
         if text.startswith(beginning):
             return action
-    if code not in _REFUSALS:
-        return Action.UNKNOWN
-    return Action.END_MISSING if text.startswith("Consumer Deleted") else Action.END_REFUSED
+    return Action.UNKNOWN
 
 
 def returned(headers: bytes) -> int:

@@ -179,8 +179,8 @@ async def test_what_no_pull_can_cure_ends_the_stream(status: str, kind: type[Exc
         assert len(rig.durable.requests) == before
 
 
-@pytest.mark.parametrize("status", ["423 Nats-Wrong-Pin-Id", "500 Whatever"])
-async def test_an_unknown_status_is_a_pause_and_not_a_hot_loop(status: str) -> None:
+@pytest.mark.parametrize("status", ["423 Nats-Wrong-Pin-Id", "500 Whatever", "409 Consumer Paused"])
+async def test_an_unknown_status_is_a_pause_and_not_a_hot_loop(status: str, logs: list[Any]) -> None:
     async with pulling() as rig:
         rig.durable.refusal = status
         rig.broker.end_pulls(STATION, GROUP, status)
@@ -189,6 +189,8 @@ async def test_an_unknown_status_is_a_pause_and_not_a_hot_loop(status: str) -> N
         rig.durable.refusal = ""
         await asyncio.sleep(8)
         assert rig.durable.asked == 4
+        assert rig.stream.error is None
+    assert [each["error"] for each in logs] == [status]
 
 
 @pytest.mark.parametrize("status", [b"409 Consumer Deleted", b"100", b"503", b"400 x"])

@@ -27,6 +27,8 @@ TABLE = [
     (b"409 Consumer is push based", Action.END_REFUSED),
     (b"400 Bad Request - nonsense", Action.END_REFUSED),
     (b"412 Required Api Level", Action.END_REFUSED),
+    (b"409 Consumer Paused", Action.UNKNOWN),
+    (b"409", Action.UNKNOWN),
     (b"423 Nats-Wrong-Pin-Id", Action.UNKNOWN),
     (b"500 Whatever", Action.UNKNOWN),
     (b"500 Consumer Deleted", Action.UNKNOWN),
