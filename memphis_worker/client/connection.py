@@ -7,8 +7,6 @@ import weakref
 from dataclasses import replace
 from functools import partial
 
-import structlog
-
 from memphis_worker.client import names
 from memphis_worker.client.consumer import Consumer, ConsumerOptions
 from memphis_worker.client.control.plane import ControlPlane
@@ -19,11 +17,12 @@ from memphis_worker.client.sign_in import sign_in
 from memphis_worker.client.station import Station
 from memphis_worker.client.transport import Transport
 from memphis_worker.errors import ConnectionClosed, InvalidOption, InvalidURL, UsageError
+from memphis_worker.log import get_logger
 from memphis_worker.options import ConnectOptions, GroupOptions, StationOptions, retention_types, storage_types
 
 __all__ = ["Memphis"]
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 Port = int | str
 

@@ -10,8 +10,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from dataclasses import dataclass, field, replace
 
-import structlog
-
 from memphis_worker.client.control.plane import ControlPlane, Pullable
 from memphis_worker.client.fetch import Fetch, give_back
 from memphis_worker.client.jetstream import consumer_info
@@ -29,11 +27,12 @@ from memphis_worker.errors import (
     UsageError,
 )
 from memphis_worker.failure import failure
+from memphis_worker.log import get_logger
 from memphis_worker.options import BATCH_MAX, GroupOptions
 
 __all__ = ["Consumer", "ConsumerOptions"]
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: `await callback(messages, error)`: messages, or an empty list and what went wrong.
 Callback = Callable[[list[Message], MemphisWorkerError | None], Awaitable[None]]

@@ -8,16 +8,16 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-import structlog
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from memphis_worker.client.control.plane import DataPlane
 from memphis_worker.errors import AuthenticationFailed, BrokerRefused, MemphisWorkerError, NotReachable
+from memphis_worker.log import get_logger
 
 __all__ = ["PENDING_BYTES", "dial"]
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 PENDING_BYTES = 8 * 1024 * 1024
 PING_INTERVAL_S = 10

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import structlog
 from nats.aio.client import Client
 from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
 
 from memphis_worker.client.transport import Sink
 from memphis_worker.failure import failure
+from memphis_worker.log import get_logger
 
 __all__ = ["CONTROL_LINE_MAX", "BatchParser", "can_hook"]
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 CONTROL_LINE_MAX = 64 * 1024
 H, M = b"HM"

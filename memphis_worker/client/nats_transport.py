@@ -22,7 +22,6 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
@@ -42,10 +41,11 @@ from memphis_worker.errors import (
     RequestTimeout,
 )
 from memphis_worker.failure import failure
+from memphis_worker.log import get_logger
 
 __all__ = ["NatsTransport"]
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 WATCH_S = 1.0
 

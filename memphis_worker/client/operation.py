@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
 
-import structlog
-
 from memphis_worker.errors import ConnectionClosed
+from memphis_worker.log import get_logger
 
 __all__ = ["Operation", "Operations"]
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 Work = Callable[[], Coroutine[object, object, object]]
 

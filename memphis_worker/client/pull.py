@@ -14,8 +14,6 @@ import json
 import random
 from collections.abc import Callable
 
-import structlog
-
 from memphis_worker.client.budget import ByteBudget
 from memphis_worker.client.control.plane import Pullable
 from memphis_worker.client.headers import status_of
@@ -25,10 +23,11 @@ from memphis_worker.client.status import FORGETTING, Action, action_of, returned
 from memphis_worker.client.transport import Subscription, Transport
 from memphis_worker.client.window import Request, Window
 from memphis_worker.errors import BrokerError, BrokerRefused, MemphisWorkerError, Missing, RequestTimeout
+from memphis_worker.log import get_logger
 
 __all__ = ["PullStream"]
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 EXPIRES_MAX_S = 10.0
 HEARTBEAT_MAX_S = 2.0

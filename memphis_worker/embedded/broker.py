@@ -9,8 +9,6 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
-import structlog
-
 from memphis_worker.embedded.classic import ClassicApi
 from memphis_worker.embedded.factories import Factories
 from memphis_worker.embedded.folder import Folder
@@ -29,8 +27,9 @@ from memphis_worker.embedded.tcp import ControlChannel
 from memphis_worker.embedded.tokens import Tokens
 from memphis_worker.embedded.users import Users
 from memphis_worker.errors import BrokerError
+from memphis_worker.log import get_logger
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 SYSTEM_LOGS = "$memphis_sys_logs"
 

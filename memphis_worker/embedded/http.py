@@ -12,13 +12,13 @@ from email.utils import formatdate
 from http import HTTPStatus
 
 import h11
-import structlog
 
 from memphis_worker.embedded import gojson
 from memphis_worker.embedded.listener import client_address
 from memphis_worker.failure import failure
+from memphis_worker.log import get_logger
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 JSON = "application/json; charset=utf-8"
 SHOWABLE = 666

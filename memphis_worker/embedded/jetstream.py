@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import nats.errors
-import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from memphis_worker.embedded import gojson
 from memphis_worker.errors import BrokerError
 from memphis_worker.failure import failure
+from memphis_worker.log import get_logger
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 REQUEST_S = 5.0
 CONNECT_S = 5.0

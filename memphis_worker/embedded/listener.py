@@ -7,13 +7,12 @@ import errno
 import socket
 from collections.abc import Awaitable, Callable
 
-import structlog
-
 from memphis_worker.embedded.process import taken
 from memphis_worker.errors import InvalidOption, PortTaken
 from memphis_worker.failure import failure
+from memphis_worker.log import get_logger
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 Session = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

@@ -15,13 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-import structlog
-
 from memphis_worker.embedded import guard
 from memphis_worker.embedded.binary import find_nats_server
 from memphis_worker.errors import BrokerError, InvalidOption, MemphisWorkerError, PortTaken
+from memphis_worker.log import get_logger
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 READY_S = 10.0
 PROBE_S = 0.01

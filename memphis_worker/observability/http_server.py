@@ -19,16 +19,16 @@ from types import TracebackType
 from typing import NamedTuple, Self
 from urllib.parse import parse_qs, urlsplit
 
-import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from memphis_worker.errors import InvalidOption, PortTaken
 from memphis_worker.failure import failure
+from memphis_worker.log import get_logger
 
 __all__ = ["HttpServer", "Page", "Request", "json_page", "metrics_page"]
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 REQUEST_MAX = 8192
 REQUEST_S = 5.0

@@ -13,18 +13,17 @@ import asyncio
 import random
 from collections.abc import Iterable
 
-import structlog
-
 from memphis_worker.client.message import Message
 from memphis_worker.errors import MemphisWorkerError
 from memphis_worker.failure import failure
+from memphis_worker.log import get_logger
 from memphis_worker.runtime.instrument import Instrument
 from memphis_worker.runtime.lane import Cancelled, HandlerTimeout, Lane, refuse_unawaited
 from memphis_worker.runtime.settlement import Decision, Release, Settlement, crashed, decide, facts
 
 __all__ = ["Executor"]
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 TURN_S = 0.002
 _ANSWERED = {"ack": "success", "nak": "retry", "term": "reject"}

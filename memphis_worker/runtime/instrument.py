@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import structlog
-
 from memphis_worker.client.message import Message
 from memphis_worker.failure import failure
 from memphis_worker.handler import Handler
+from memphis_worker.log import get_logger
 
 __all__ = ["OUTCOMES", "REASONS", "Instrument", "Instruments"]
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Every delivery ends in exactly one of them.
 OUTCOMES = ("success", "retry", "dead_letter", "reject", "skip", "cancelled", "released")

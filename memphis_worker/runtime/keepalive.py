@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-import structlog
-
 from memphis_worker.client.message import LEASE_SHARE, Message
+from memphis_worker.log import get_logger
 from memphis_worker.runtime.executor import Executor
 from memphis_worker.runtime.instrument import Instrument
 from memphis_worker.runtime.lane import Lane
@@ -14,7 +13,7 @@ from memphis_worker.runtime.settlement import Settlement, facts
 
 __all__ = ["Keepalive"]
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 SWEEP_S = (0.02, 5.0)
 

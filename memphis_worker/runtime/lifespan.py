@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from contextlib import AbstractAsyncContextManager
 
-import structlog
-
 from memphis_worker.failure import failure
+from memphis_worker.log import get_logger
 from memphis_worker.runtime.stop import Stop, ended_before
 
 __all__ = ["Lifespan"]
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 LEAVE_S = 5.0
 CANCEL_S = 1.0

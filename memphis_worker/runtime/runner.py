@@ -8,13 +8,12 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-import structlog
-
 from memphis_worker.app import App
 from memphis_worker.client.pull import PullStream
 from memphis_worker.client.transport import Transport
 from memphis_worker.errors import ConnectionClosed, Disconnected, NotReachable, RequestTimeout
 from memphis_worker.handler import Handler
+from memphis_worker.log import get_logger
 from memphis_worker.options import WorkerOptions
 from memphis_worker.runtime.executor import Executor
 from memphis_worker.runtime.instrument import Instrument
@@ -25,7 +24,7 @@ from memphis_worker.runtime.work import Session, Work
 
 __all__ = ["Runner", "Session"]
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 CONNECT_PAUSE_S = (0.25, 5.0)
 HEARTBEAT_S = 0.25

@@ -12,17 +12,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import structlog
-
 from memphis_worker.client.message import Message
 from memphis_worker.failure import describe
 from memphis_worker.handler import Handler, Undecodable
+from memphis_worker.log import get_logger
 from memphis_worker.retry import Reject, Retry
 from memphis_worker.runtime.instrument import Instrument
 
 __all__ = ["CRASH_MARGIN", "DeadLetter", "Decision", "Discard", "Lost", "Redeliver", "Release", "Settlement", "decide"]
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Deliveries beyond `max_msg_deliveries` after which a message that never failed here is taken for one that kills
 #: its process, and is dead-lettered unrun.

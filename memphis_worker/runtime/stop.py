@@ -8,11 +8,11 @@ import signal
 import sys
 from collections.abc import Awaitable
 
-import structlog
+from memphis_worker.log import get_logger
 
 __all__ = ["Stop", "ended_before"]
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Stop:

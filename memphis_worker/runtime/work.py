@@ -7,8 +7,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
-
 from memphis_worker.app import App
 from memphis_worker.client.budget import ByteBudget
 from memphis_worker.client.control.plane import ControlPlane
@@ -17,6 +15,7 @@ from memphis_worker.client.pull import PullStream
 from memphis_worker.client.transport import Transport
 from memphis_worker.context import Context, Produce
 from memphis_worker.handler import Handler
+from memphis_worker.log import get_logger
 from memphis_worker.middleware import Call, compose
 from memphis_worker.options import WorkerOptions
 from memphis_worker.runtime.binding import DEAD_STATION, bind, dead_station_options, declare_station
@@ -32,7 +31,7 @@ from memphis_worker.runtime.threads import Threads
 
 __all__ = ["Session", "Work"]
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 DRAIN_S = 5.0
 CANCEL_S = 1.0

@@ -9,18 +9,17 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from memphis_worker.client.transport import Frame, Sink, Subscription
 from memphis_worker.errors import BrokerRefused, ConnectionClosed, Disconnected, PayloadTooLarge, RequestTimeout
 from memphis_worker.failure import failure
+from memphis_worker.log import get_logger
 
 if TYPE_CHECKING:
     from memphis_worker.testing.memory import MemoryBroker
 
 __all__ = ["Link", "MemoryTransport"]
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 PENDING_BYTES = 8 * 1024 * 1024
 _numbers = itertools.count(1)

@@ -11,19 +11,18 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import structlog
-
 from memphis_worker.client import names
 from memphis_worker.client.control.dead_letters import Poisoned, read_poisoned
 from memphis_worker.client.control.management import Inactive, Management, ServerError
 from memphis_worker.client.control.plane import DataPlane, Pullable, StationInfo
 from memphis_worker.client.control.session import Session
 from memphis_worker.errors import AlreadyExists, BrokerRefused, MemphisWorkerError, Missing
+from memphis_worker.log import get_logger
 from memphis_worker.options import ConnectOptions, GroupOptions, StationOptions
 
 __all__ = ["ClassicPlane"]
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _DEFAULT_ACK_WAIT_MS = 30_000
 #: The broker keeps 1 to 10 deliveries as asked and makes 10 of any other number.

@@ -15,8 +15,6 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 
-import structlog
-
 from memphis_worker.client.control.grant import Grant, read_grant
 from memphis_worker.errors import (
     BrokerRefused,
@@ -26,11 +24,12 @@ from memphis_worker.errors import (
     NotReachable,
 )
 from memphis_worker.failure import failure
+from memphis_worker.log import get_logger
 from memphis_worker.options import ConnectOptions
 
 __all__ = ["Session"]
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Shares of what the broker allows: a ping, and a new token, well before the old one is too old.
 _PING_SHARE = 0.5
