@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, TypeVar
 
+from memphis_worker.checked import check_option
 from memphis_worker.context import Produce, State
-from memphis_worker.errors import MemphisWorkerError, UsageError
+from memphis_worker.errors import InvalidHandler, InvalidOption, MemphisWorkerError, UsageError
 from memphis_worker.handler import Handler, make_handler
 from memphis_worker.middleware import Middleware
 from memphis_worker.options import HandlerOptions, StationOptions
@@ -28,8 +30,8 @@ class Router:
 
     def handler(
         self,
-        *,
-        station: str,
+        *misplaced: object,
+        station: str = "",
         group: str | None = None,
         name: str | None = None,
         concurrency: int | None = None,
@@ -48,6 +50,14 @@ class Router:
         `group`: default the function's name. `name`: default `module.function`. The rest: see HandlerOptions and
         StationOptions. Raises InvalidHandler, InvalidName, InvalidOption, at import.
         """
+        if misplaced or not station:
+            raise InvalidHandler(
+                'a handler is declared by @app.handler(station="orders"), with brackets and the station'
+            )
+        check_option("name", name, str | None)
+        check_option("group", group, str | None)
+        check_option("retry", retry, Backoff | None)
+        check_option("station_options", station_options, StationOptions | None)
         options = HandlerOptions(
             concurrency=concurrency,
             batch_size=batch_size,
@@ -97,6 +107,10 @@ class App(Router):
         lifespan: Lifespan | None = None,
     ) -> None:
         super().__init__()
+        check_option("name", name, str)
+        check_option("url", url, str | None)
+        if lifespan is not None and (not callable(lifespan) or inspect.isasyncgenfunction(lifespan)):
+            raise InvalidOption(f"App {name!r}: lifespan is no function of @contextlib.asynccontextmanager")
         if isinstance(discover, str):
             raise UsageError(f"App(discover={discover!r}): give a list of modules, [{discover!r}]")
         self.name = name
@@ -117,11 +131,17 @@ class App(Router):
 
     def include(self, router: Router) -> None:
         """Takes over the router's handlers. Raises InvalidHandler where two share a group."""
+        if not isinstance(router, Router):
+            raise InvalidOption(f"app.include() takes a Router, not a {type(router).__name__}")
+        if router.handlers and all(any(each is known for known in self.handlers) for each in router.handlers):
+            raise InvalidHandler(f"the router of handler {router.handlers[0].name} is included already")
         for handler in router.handlers:
             self._add(handler)
 
     def middleware(self, wrap: Middleware) -> Middleware:
         """Decorates `async def wrap(message, call_next)`; the first one declared is the outermost."""
+        if not callable(wrap):
+            raise InvalidOption(f"app.middleware takes an async function, not a {type(wrap).__name__}")
         self.middlewares.append(wrap)
         return wrap
 

@@ -63,7 +63,7 @@ def encode(payload: object) -> bytes:
     try:
         if isinstance(payload, str):
             return payload.encode()
-        return json.dumps(payload, default=_plain, separators=(",", ":"), ensure_ascii=False).encode()
+        return json.dumps(payload, default=_plain, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:
         raise InvalidOption(
             f"a payload of type {type(payload).__name__} cannot be sent: it has half a surrogate pair"

@@ -20,7 +20,7 @@ MemphisWorkerError                 1
 ├── Disconnected                   1   not possible while the connection is down
 ├── RequestTimeout                 1   asked, and no answer within the time
 ├── ProduceFailed                  1   the broker has not confirmed the message
-│   └── PayloadTooLarge            refused before anything was sent
+│   └── PayloadTooLarge            refused before anything was sent (2)
 └── DecodeError                    1   a body that does not fit its annotation
 """
 
@@ -142,6 +142,8 @@ class ProduceFailed(MemphisWorkerError):
 
 class PayloadTooLarge(ProduceFailed):
     """Payload and headers exceed what the broker takes; nothing was sent."""
+
+    exit_code = 2
 
 
 class DecodeError(MemphisWorkerError):

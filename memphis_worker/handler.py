@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from memphis_worker.client.message import Message
-from memphis_worker.client.names import group_name, station_name
+from memphis_worker.client.names import DEAD_STATION, group_name, station_name
 from memphis_worker.codec import Decode, decoder_for
 from memphis_worker.context import Context
 from memphis_worker.errors import DecodeError, InvalidHandler, InvalidName, InvalidOption
@@ -96,6 +96,8 @@ def make_handler(
     if not callable(function):
         raise InvalidHandler(f"@handler stands on {function!r}; put it on a function")
     where = name or f"{function.__module__}.{getattr(function, '__qualname__', type(function).__name__)}"
+    if not where.isprintable():
+        raise InvalidHandler(f"name is {where!r}; it must be printable text")
     inner = inspect.unwrap(function)
     if inspect.isasyncgenfunction(inner) or inspect.isgeneratorfunction(inner):
         raise InvalidHandler(f"handler {where} has a yield; a handler is a plain def or an async def")
@@ -114,9 +116,12 @@ def make_handler(
         station = station_name(station)
     except InvalidName as exc:
         raise InvalidName(f"handler {where}: {exc}") from exc
-    target = options.dead_letter
-    if target and target != "auto" and station_name(target) == station:
-        raise InvalidOption(f"handler {where}: its dead letters would go to the station it consumes, {station!r}")
+    target = DEAD_STATION if options.dead_letter == "auto" else options.dead_letter
+    if target and station_name(target) == station:
+        raise InvalidOption(
+            f"handler {where}: its dead letters would go to the station it consumes, {station!r}; "
+            "give it dead_letter=False or another station"
+        )
     return Handler(
         name=where,
         station=station,

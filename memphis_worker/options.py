@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+from memphis_worker.checked import check_types
 from memphis_worker.errors import InvalidOption, InvalidURL
 
 __all__ = [
@@ -71,6 +72,7 @@ class StationOptions:
     """Memphis classic only: empty means `melvis`, the broker's own default."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         kinds = (retention_types.MAX_MESSAGE_AGE_SECONDS, retention_types.MESSAGES, retention_types.BYTES)
         if self.retention_type not in kinds:
             raise InvalidOption(f"retention_type is {self.retention_type!r}; it must be one of {', '.join(kinds)}")
@@ -100,6 +102,7 @@ class GroupOptions:
     """What to tell the broker as its own limit; `None`: the same as `max_msg_deliveries`."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         _at_least("max_ack_time_ms", self.max_ack_time_ms, 1)
         _at_least("max_msg_deliveries", self.max_msg_deliveries, 1)
 
@@ -126,6 +129,7 @@ class HandlerOptions:
     """`auto`: the station `memphis_worker_dead`; another station's name; False: the message is dropped and counted."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("concurrency", "batch_size"):
             value = getattr(self, name)
             if value is not None:
@@ -166,6 +170,7 @@ class ConnectOptions:
     """Milliseconds that a sign-in, a request or a reply may take."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("management_port", "tcp_port", "data_port"):
             if not 0 < getattr(self, name) < 65536:
                 raise InvalidOption(f"{name} is {getattr(self, name)}; it must be a port from 1 to 65535")
@@ -328,6 +333,7 @@ class WorkerOptions:
     """Bytes of messages that the process holds before it stops asking for more."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         _at_least("concurrency", self.concurrency, 1)
         _at_least("shutdown_timeout_s", self.shutdown_timeout_s, 0)
         if self.stall_timeout_s <= 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from memphis_worker.client.names import DEAD_STATION
 from memphis_worker.errors import InvalidHandler, UsageError
 from memphis_worker.handler import Handler
 
@@ -33,7 +34,27 @@ class Registry:
             )
         if any(each.name == handler.name for each in self):
             raise InvalidHandler(f"two handlers are named {handler.name}; give one of them name=")
+        self._check_dead_letters(handler)
         self._by_group[key] = handler
+
+    def _check_dead_letters(self, handler: Handler) -> None:
+        """A dead letter that comes back to where it failed would go round for ever."""
+        targets: dict[str, set[str]] = {}
+        for each in (*self, handler):
+            if each.options.dead_letter:
+                target = each.options.dead_letter
+                targets.setdefault(each.station, set()).add(DEAD_STATION if target == "auto" else target.lower())
+        reached, ahead = set[str](), [handler.station]
+        while ahead:
+            for station in targets.get(ahead.pop(), ()):
+                if station == handler.station:
+                    raise InvalidHandler(
+                        f"handler {handler.name}: the dead letters of station {station!r} come back to it, round and "
+                        "round; give one of the handlers on the way dead_letter=False or another station"
+                    )
+                if station not in reached:
+                    reached.add(station)
+                    ahead.append(station)
 
     def select(self, only: tuple[str, ...], exclude: tuple[str, ...]) -> list[Handler]:
         """The handlers to run: `only` these names (empty: all), but not those of `exclude`. Raises UsageError."""

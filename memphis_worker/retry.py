@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from memphis_worker.checked import check_types
 from memphis_worker.errors import InvalidOption
+
+AFTER_MAX_S = 30 * 86_400
 
 __all__ = ["Backoff", "Reject", "Retry"]
 
@@ -13,8 +16,8 @@ class Retry(Exception):
     """Raised by a handler: try this message again, after `after_s` seconds (`None`: as the policy says)."""
 
     def __init__(self, reason: str = "", *, after_s: float | None = None) -> None:
-        if after_s is not None and not isinstance(after_s, int | float):
-            raise InvalidOption(f"Retry: after_s is a {type(after_s).__name__}; it must be a number of seconds")
+        if after_s is not None and not (isinstance(after_s, int | float) and 0 <= after_s <= AFTER_MAX_S):
+            raise InvalidOption(f"Retry: after_s is {after_s!r}; it must be seconds from 0 to {AFTER_MAX_S} (30 days)")
         super().__init__(reason)
         self.after_s = after_s
 
@@ -37,6 +40,7 @@ class Backoff:
     jitter: bool = True
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.base_s < 0:
             raise InvalidOption(f"Backoff: base_s is {self.base_s}; it must be 0 or more")
         if self.factor < 1:

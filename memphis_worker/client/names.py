@@ -12,6 +12,7 @@ import secrets
 from memphis_worker.errors import InvalidName
 
 __all__ = [
+    "DEAD_STATION",
     "DEFAULT_FACTORY",
     "NAME_MAX",
     "consumer_name",
@@ -29,6 +30,9 @@ NAME_MAX = 32
 _FACTORY_MAX = 25
 #: The factory that the broker itself puts stations into.
 DEFAULT_FACTORY = "melvis"
+
+#: Where dead letters go unless a handler says otherwise; one for each broker.
+DEAD_STATION = "memphis_worker_dead"
 
 _ALLOWED = re.compile(r"[a-z0-9_]+")
 _UNIQUE_BYTES = 6

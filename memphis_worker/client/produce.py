@@ -29,6 +29,8 @@ async def produce(
     Raises Missing (no such station; nothing was stored), ProduceFailed (not confirmed: it may have been stored),
     PayloadTooLarge, InvalidOption (a header that is the broker's or ours), InvalidName, Disconnected.
     """
+    if headers is not None and not isinstance(headers, Mapping):
+        raise InvalidOption(f"headers is a {type(headers).__name__}; it must be a dict of names and values")
     for name in headers or {}:
         if is_server_header(name) or name.lower() in ("msg-id", "producedby", "connectionid"):
             raise InvalidOption(f"header {name!r} is read by the broker; use another name, and msg_id= for the id")

@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 
 from memphis_worker.client.control.plane import ControlPlane, Pullable, StationInfo
 from memphis_worker.client.jetstream import ConsumerInfo, consumer_info
-from memphis_worker.client.names import member_name
+from memphis_worker.client.names import DEAD_STATION, member_name
 from memphis_worker.client.transport import Transport
 from memphis_worker.errors import Differs, Missing
 from memphis_worker.handler import Handler
@@ -15,7 +15,6 @@ from memphis_worker.runtime.settlement import CRASH_MARGIN
 
 __all__ = ["DEAD_STATION", "bind", "check_group", "dead_station_options", "declare_station", "difference"]
 
-DEAD_STATION = "memphis_worker_dead"
 #: Memphis delivers no message more often than this, whatever a group asks for.
 DELIVERIES_MAX = 10
 

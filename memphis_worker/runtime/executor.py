@@ -15,17 +15,33 @@ from collections.abc import Iterable
 
 from memphis_worker.client.message import Message
 from memphis_worker.errors import MemphisWorkerError
-from memphis_worker.failure import failure
+from memphis_worker.failure import describe, failure
+from memphis_worker.handler import Undecodable
 from memphis_worker.log import get_logger
+from memphis_worker.retry import Reject, Retry
 from memphis_worker.runtime.instrument import Instrument
 from memphis_worker.runtime.lane import Cancelled, HandlerTimeout, Lane, refuse_unawaited
-from memphis_worker.runtime.settlement import Decision, Release, Settlement, crashed, decide, facts
+from memphis_worker.runtime.settlement import (
+    DeadLetter,
+    Decision,
+    Discard,
+    Redeliver,
+    Release,
+    Settlement,
+    crashed,
+    decide,
+    facts,
+)
 
 __all__ = ["Executor"]
 
 log = get_logger(__name__)
 
 TURN_S = 0.002
+UNDECIDED_S = 30.0
+#: What a handler raises to say what is to become of a message, and bodies that do not fit: no fault of its code.
+ORDERS = (Retry, Reject, Undecodable)
+_OUTCOMES: dict[type, str] = {Redeliver: "retry", DeadLetter: "dead_letter", Discard: "reject"}
 _ANSWERED = {"ack": "success", "nak": "retry", "term": "reject"}
 
 
@@ -88,7 +104,7 @@ class Executor:
                     if isinstance(exc, GeneratorExit) and self._loop.is_closed():
                         raise
                     now = clock()
-                    self._failed(lane, message, exc, self._returned(lane, me), now - started)
+                    self._failed_somehow(lane, message, exc, self._returned(lane, me), now - started)
                 else:
                     now = clock()
                     if lane.owner is me:
@@ -163,6 +179,17 @@ class Executor:
 
     # ---------------------------------------------------------------- outcomes
 
+    def _failed_somehow(
+        self, lane: Lane, message: Message, error: BaseException, cancelled: Cancelled | None, duration_s: float
+    ) -> None:
+        """Also an error of ours on the way, or of the user's policy, costs the message an attempt and no more."""
+        try:
+            self._failed(lane, message, error, cancelled, duration_s)
+        except Exception as exc:  # noqa: BLE001
+            log.error("message.settle_failed", **facts(lane.handler, message), operation="decide", **failure(exc))
+            if not message.settled:
+                self._settlement.settle(lane.handler, message, Redeliver(UNDECIDED_S), duration_s)
+
     def _failed(
         self, lane: Lane, message: Message, error: BaseException, cancelled: Cancelled | None, duration_s: float
     ) -> None:
@@ -171,7 +198,7 @@ class Executor:
         handler = lane.handler
         if cancelled == "abandoned":  # abandon() has said what becomes of it
             return
-        if cancelled not in ("stop", "lease"):
+        if cancelled not in ("stop", "lease") and not isinstance(error, ORDERS):
             self._instrument.failed(handler, message, error)
         if message.settled:
             log.warning("message.failed_after_settling", **facts(handler, message), **failure(error))
@@ -277,12 +304,13 @@ def _log_failure(lane: Lane, message: Message, decision: Decision, error: BaseEx
     if isinstance(decision, Release):
         log.info("message.cancelled", **facts(lane.handler, message), duration_s=round(duration_s, 3))
         return
+    said = {"error": describe(error)} if isinstance(error, ORDERS) else failure(error)
     log.warning(
         "message.failed",
         **facts(lane.handler, message),
-        outcome=type(decision).__name__,
+        outcome=_OUTCOMES.get(type(decision), "cancelled"),
         delay_s=getattr(decision, "delay_s", None),
         error_type=type(error).__name__,
         duration_s=round(duration_s, 3),
-        **failure(error),
+        **said,
     )

@@ -247,17 +247,15 @@ async def test_a_handler_that_cancels_itself_harms_no_later_message() -> None:
 async def test_no_pause_that_a_handler_asks_for_can_break_the_worker(after_s: float) -> None:
     app = App()
 
-    @app.handler(station="orders", max_msg_deliveries=5)
+    @app.handler(station="orders", max_msg_deliveries=2)
     async def bill(body: bytes) -> None:
         raise Retry("later", after_s=after_s)
 
     async with running(app) as worker:
         await worker.produce("orders", b"x")
-        await asyncio.sleep(5)
-        assert worker.outcomes
+        await worker.drained()
         assert no_place_is_lost(worker)
-        if after_s > 0:
-            assert len(worker.outcomes) == 1, "a pause too long for the server would be no pause at all"
+        assert worker.dead_letters()[0].error.startswith("InvalidOption: Retry: after_s is")
 
 
 async def test_a_handler_may_settle_by_itself() -> None:
@@ -312,7 +310,7 @@ async def test_a_pause_that_is_no_number_is_a_failure_like_any_other() -> None:
     async with running(app) as worker:
         await worker.produce("orders", b"x")
         await worker.drained()
-        assert worker.dead_letters()[0].error.startswith("InvalidOption: Retry: after_s is a str")
+        assert worker.dead_letters()[0].error.startswith("InvalidOption: Retry: after_s is '5'")
         assert no_place_is_lost(worker)
 
 

@@ -41,5 +41,5 @@ def test_retry_and_reject_keep_their_reason() -> None:
 
 
 def test_a_pause_that_is_no_number_is_refused() -> None:
-    with pytest.raises(InvalidOption, match="after_s is a str"):
+    with pytest.raises(InvalidOption, match="after_s is '5'"):
         Retry(after_s="5")  # type: ignore[arg-type]

@@ -53,7 +53,6 @@ STOPPED = asyncio.CancelledError()
         # the handler says when
         (1, -1, Retry(after_s=3), None, Redeliver(3)),
         (1, -1, Retry(after_s=0), None, Redeliver(0)),
-        (1, -1, Retry(after_s=-3), None, Redeliver(0)),
         (2, -1, Retry("as the policy says"), None, Redeliver(20)),
         # attempts used up
         (5, -1, FAIL, None, DeadLetter("exhausted", "ValueError: x")),

@@ -31,7 +31,7 @@ def raising(error: BaseException) -> Callable[[], object]:
     ("error", "code"),
     [
         (MemphisWorkerError("it broke"), 1),
-        (PayloadTooLarge("it broke"), 1),
+        (PayloadTooLarge("it broke"), 2),
         (InvalidOption("it broke"), 2),
         (PortTaken("it broke"), 2),
         (Missing("it broke"), 3),
