@@ -35,7 +35,7 @@ def read_grant(reply: bytes, where: str) -> Grant:
         )
     try:
         found: object = json.loads(reply)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _refusal(reply, where) from None
     try:
         if not isinstance(found, dict):
@@ -46,13 +46,15 @@ def read_grant(reply: bytes, where: str) -> Grant:
             token_life_s=float(found["access_token_exp"]) / 1000,
             ping_interval_s=float(found["ping_interval_ms"]) / 1000,
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise BrokerRefused(f"{where} answered the sign-in with something that is no Memphis reply") from None
 
 
 def _refusal(reply: bytes, where: str) -> MemphisWorkerError:
     if not reply:
         return NotReachable(f"{where} closed the connection without an answer; is it Memphis's tcp_port?")
+    if reply.startswith(b"{"):  # Its words stay out of the text: a token may be among them.
+        return NotReachable(f"{where} broke off in the middle of its answer to the sign-in")
     if reply.startswith((b"HTTP/", b"-ERR")):
         return BrokerRefused(f"{where} does not speak Memphis's control protocol; check tcp_port (default 6666)")
     words = reply[:200].decode("utf-8", "replace").strip()

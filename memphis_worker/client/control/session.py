@@ -121,7 +121,11 @@ class Session:
 
     async def _keep(self) -> None:
         while True:
-            reason = await self._hold()
+            try:
+                reason = await self._hold()
+            except Exception as exc:  # Else the session would count as connected for ever.  # noqa: BLE001
+                reason = f"{type(exc).__name__}: {exc}"[:200]
+                log.error("session.failed", broker=self._where, **failure(exc))
             await self._hang_up()  # Before the next sign-in: an old socket that ends later kills the shared session.
             self._why = f"the session with {self._where} was lost: {reason}"
             self._set(connected=False)
@@ -172,10 +176,12 @@ class Session:
             attempt += 1
             try:
                 await self._sign_in()
-            except MemphisWorkerError as exc:
-                self._why = f"the session with {self._where} is down: {exc}"
-                tell = log.error if isinstance(exc, BrokerRefused) else log.warning
-                tell("session.reconnect_failed", broker=self._where, attempt=attempt, error=str(exc))
+            except Exception as exc:  # As above: whatever it is, the next attempt may do better.  # noqa: BLE001
+                words = str(exc) if isinstance(exc, MemphisWorkerError) else f"{type(exc).__name__}: {exc}"[:200]
+                self._why = f"the session with {self._where} is down: {words}"
+                refused = isinstance(exc, BrokerRefused) or not isinstance(exc, MemphisWorkerError)
+                tell = log.error if refused else log.warning
+                tell("session.reconnect_failed", broker=self._where, attempt=attempt, error=words)
             else:
                 return True
         tried = f"{attempt} attempts to reconnect failed" if attempt else "reconnect is off"
@@ -232,7 +238,7 @@ class Session:
         assert self._grant is not None
         async with asyncio.timeout(self._timeout_s):
             reply = await self._exchange({"ping": True})
-        if not reply.startswith(b"{"):
+        if not _whole(reply):
             raise Disconnected("the broker did not answer a ping")
         self._pinged_at = asyncio.get_running_loop().time()
         self._ping_at = self._pinged_at + _PING_SHARE * self._grant.ping_interval_s
@@ -245,7 +251,7 @@ class Session:
         try:
             found = json.loads(reply)
             token, life_s = str(found["access_token"]), float(found["access_token_exp"]) / 1000
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
             raise Disconnected("the broker did not renew the access token") from None
         self._grant = replace(self._grant, access_token=token, token_life_s=life_s)
         self._refresh_at = asyncio.get_running_loop().time() + _REFRESH_SHARE * life_s
@@ -306,6 +312,6 @@ def _whole(reply: bytes) -> bool:
         return False
     try:
         json.loads(reply)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
