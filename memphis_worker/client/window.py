@@ -83,8 +83,7 @@ class Window:
     def expire(self, now: float) -> None:
         for number in [number for number, request in self.live.items() if request.deadline <= now]:
             del self.live[number]
-        if not self.live:
-            self.out = 0
+        self._bound()
 
     def forget(self) -> None:
         """Nothing more comes from any request."""
@@ -95,6 +94,11 @@ class Window:
         """This request and all that were asked for before it are dead; what was asked for since may well live."""
         for each in [each for each in self.live if each <= number]:
             del self.live[each]
+        self._bound()
+
+    def _bound(self) -> None:
+        # A message does not name its request, so what a dead one still owed is known only where the others cannot: what
+        # is beyond their batches goes back now, the rest when the last of them ends.
         self.out = min(self.out, sum(request.batch for request in self.live.values()))
 
     # ------------------------------------------------------------- measuring

@@ -92,6 +92,22 @@ def test_a_request_without_a_word_is_dead_at_its_deadline() -> None:
     assert (each.out, each.live) == (0, {})
 
 
+def test_an_expired_request_leaves_no_more_than_the_others_may_bring() -> None:
+    each = asked(10, 20, 30)
+    each.out = 55  # 5 came, of whichever
+    each.expire(1.0)
+    assert each.out == 50
+    each.expire(2.0)
+    assert each.out == 30
+
+
+def test_what_came_may_be_of_the_living_and_is_not_counted_twice() -> None:
+    each = asked(10, 30)
+    each.out = 12
+    each.expire(1.0)
+    assert each.out == 12
+
+
 def test_what_was_asked_for_after_a_dead_request_lives() -> None:
     each = asked(10, 20, 30)
     each.forget_until(2)
