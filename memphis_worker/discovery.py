@@ -24,6 +24,11 @@ def load_app(target: str, *, app_dir: str = ".", factory: bool = False) -> App:
     module_name, colon, attribute = target.partition(":")
     if not colon or not module_name or not attribute:
         raise AppNotFound(f"{target!r} is no app path; write module:attribute, as in shop.main:app")
+    if not all(part.isidentifier() for part in module_name.split(".")) or module_name.endswith(".py"):
+        raise AppNotFound(
+            f"{target!r}: {module_name!r} is no module; write it with dots and without .py, as in shop.main:app, "
+            "and name its folder with --app-dir"
+        )
     folder = Path(app_dir)
     if not folder.is_dir():
         raise AppNotFound(f"--app-dir {app_dir!r} is no folder")

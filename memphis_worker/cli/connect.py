@@ -12,7 +12,7 @@ from memphis_worker.bootstrap import open_session
 from memphis_worker.cli.loop import run_loop
 from memphis_worker.embedded import EmbeddedBroker
 from memphis_worker.embedded.thread import BrokerThread
-from memphis_worker.errors import ConnectionClosed, Disconnected, NotReachable, RequestTimeout
+from memphis_worker.errors import ConnectionClosed, Disconnected, InvalidOption, NotReachable, RequestTimeout
 from memphis_worker.options import ConnectOptions
 from memphis_worker.runtime.runner import Session
 
@@ -33,6 +33,11 @@ def broker(options: ConnectOptions) -> Iterator[ConnectOptions]:
 
 def visit(options: ConnectOptions, timeout_s: float, work: Callable[[Session], Awaitable[T]]) -> T:
     """Signs in, does the work, leaves. Raises NotReachable when the broker is silent for `timeout_s`."""
+    if options.kind == "embedded" and options.directory is None:
+        raise InvalidOption(
+            "--url embedded: is a broker that would be gone with this command; "
+            "use the one of `memphis-worker dev`, or embedded:///folder"
+        )
     with broker(options) as found:
         there = replace(found, timeout_ms=max(1, int(timeout_s * 1000)), reconnect=False)
         return run_loop(_visit(there, timeout_s, work))

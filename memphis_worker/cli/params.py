@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -55,6 +56,12 @@ class _Names(click.ParamType[tuple[str, ...]]):
         if isinstance(value, tuple):
             return value
         return tuple(part for part in (each.strip() for each in value.split(",")) if part)
+
+
+def _finite(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    if not math.isfinite(value):  # nan is in every range
+        raise click.BadParameter(f"{value} is no number of seconds")
+    return value
 
 
 def flag(*names: str, **settings: Any) -> Decorator:
@@ -168,7 +175,8 @@ def broker_flags(function: Command) -> Command:
     decorators: list[Decorator] = [
         url_flag,
         flag(
-            "--timeout", type=click.FloatRange(min=0, min_open=True), default=5.0, metavar="SECONDS",
+            "--timeout", type=click.FloatRange(min=0, min_open=True, max=86_400), default=5.0, metavar="SECONDS",
+            callback=_finite,
             help="Give up when the broker has not answered for so long.",
         ),
     ]  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -114,8 +115,21 @@ class _Handler(logging.StreamHandler[IO[str]]):
         try:
             self.stream.write(text + self.terminator)
             self.flush()
-        except Exception:  # noqa: BLE001 - as above: a full disk, a closed pipe
+        except BrokenPipeError:
+            _nobody_reads(self.stream)
+        except Exception:  # noqa: BLE001 - as above: a full disk
             self.handleError(record)
+
+
+def _nobody_reads(stream: IO[str]) -> None:
+    """Whoever read the log is gone: the program is asked to stop, once, and its output goes nowhere from here on.
+
+    What the user's handlers print goes there too, or each print would fail a message.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Repeats:

@@ -32,9 +32,14 @@ class Stop:
             self.requested.set()
 
     def install(self) -> None:
-        """TERM and INT request it; QUIT writes all stacks to stderr and goes on."""
+        """TERM, INT and HUP (a terminal that is closed; not under nohup) request it.
+
+        QUIT writes all stacks to stderr and goes on.
+        """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                continue
             loop.add_signal_handler(number, self.request, signal.Signals(number).name)
         faulthandler.register(signal.SIGQUIT, file=sys.stderr, all_threads=True)
 

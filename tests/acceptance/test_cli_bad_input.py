@@ -164,7 +164,7 @@ def test_a_broker_that_says_nothing_is_given_up(cli: CommandLine) -> None:
 def test_a_payload_over_the_limit_is_refused_and_nothing_else_lost(cli: CommandLine, dev: str) -> None:
     env = {"MEMPHIS_WORKER_URL": dev}
     process = cli.run("send", "large", "-", "--create", stdin=b"a\n" + b"x" * 1_100_000 + b"\n", env=env)
-    assert_one_line(process, 1, "bytes", "the broker takes 1048576", "1 message was confirmed")
+    assert_one_line(process, 2, "bytes", "the broker takes 1048576", "1 message was confirmed")
     shown = cli.run("stations", "show", "large", "--json", env=env)
     assert json.loads(shown.out)[0]["messages"] == 1
 
