@@ -88,7 +88,7 @@ async def dial(
     try:
         await asyncio.wait(first, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         # nats-py takes a server that hangs up after the greeting for one that it is connecting to.
-        connected = connecting.done() and _error(connecting) is None and nc.is_connected
+        connected = _error(connecting) is None and nc.is_connected
     finally:
         if not connected:
             await _abandon(connecting, nc)
@@ -98,7 +98,10 @@ async def dial(
 
 
 def _error(connecting: asyncio.Task[None]) -> BaseException | None:
-    return asyncio.CancelledError() if connecting.cancelled() else connecting.exception()
+    """Looking at it also keeps asyncio from logging it as never retrieved."""
+    if connecting.done() and not connecting.cancelled():
+        return connecting.exception()
+    return TimeoutError("no answer")
 
 
 async def _abandon(connecting: asyncio.Task[None], nc: Client) -> None:
@@ -109,14 +112,13 @@ async def _abandon(connecting: asyncio.Task[None], nc: Client) -> None:
             if (await asyncio.wait({connecting}, timeout=0.1))[0]:
                 break
     finally:
-        if connecting.done():
-            _error(connecting)  # Looked at: else asyncio logs it as never retrieved.
+        _error(connecting)
         with contextlib.suppress(Exception):
             await nc.close()
 
 
-def _connect_error(error: BaseException | None, where: str) -> MemphisWorkerError:
-    text = " ".join(str(error or "no answer").split()) or type(error).__name__
+def _connect_error(error: BaseException, where: str) -> MemphisWorkerError:
+    text = " ".join(str(error).split()) or type(error).__name__
     lowered = text.lower()
     if "authorization" in lowered:
         return AuthenticationFailed(

@@ -19,7 +19,7 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @contextlib.asynccontextmanager
-async def serving(serve: Serve) -> AsyncIterator[NatsTransport]:
+async def serving(serve: Serve, timeout_s: float = 5.0) -> AsyncIterator[NatsTransport]:
     """A transport, not yet connected, to a server that does this."""
 
     async def each(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -29,7 +29,7 @@ async def serving(serve: Serve) -> AsyncIterator[NatsTransport]:
 
     server = await asyncio.start_server(each, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    transport = NatsTransport(DataPlane(servers=(f"nats://127.0.0.1:{port}",), token="secret"))
+    transport = NatsTransport(DataPlane(servers=(f"nats://127.0.0.1:{port}",), token="secret"), timeout_s=timeout_s)
     try:
         yield transport
     finally:
@@ -76,6 +76,15 @@ async def test_only_what_no_second_attempt_changes_is_a_refusal(
             await transport.connect()
     assert type(caught.value) is error
     assert "\n" not in str(caught.value)
+
+
+async def test_a_server_that_says_nothing_is_not_reachable() -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with serving(silent, timeout_s=0.05) as transport:
+        with pytest.raises(NotReachable, match="nobody answers there \\(no answer\\)"):
+            await transport.connect()
 
 
 async def test_a_cancelled_connect_leaves_no_connection_behind() -> None:

@@ -59,7 +59,7 @@ def refusal(status: int, body: bytes, what: str) -> MemphisWorkerError:
 def _words(body: bytes) -> str:
     try:
         message = json.loads(body)["message"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return body[:200].decode("utf-8", "replace").strip()
     if isinstance(message, list):  # The validator's: each field with the rule that it breaks.
         return ", ".join(f"field {item.get('field')} breaks the rule {item.get('reason')}" for item in message)
@@ -113,7 +113,7 @@ class Management:
             raise refusal(answer.status_code, answer.content, what)
         try:
             return json.loads(answer.content)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise BrokerRefused(f"{what}: the answer from {self._where} is not JSON") from exc
 
     async def _send(self, request: httpx.Request, what: str, token: str) -> httpx.Response:
