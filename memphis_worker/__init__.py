@@ -1,4 +1,4 @@
-"""Message handlers for Memphis and NATS JetStream: public names only."""
+"""Message handlers for Memphis brokers: public names only."""
 
 from __future__ import annotations
 
