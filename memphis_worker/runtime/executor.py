@@ -10,6 +10,7 @@ one place: `ready`, `inside`, `suspended`, or the settlement's `pending`; the ke
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import random
 from collections.abc import Iterable
 
@@ -55,6 +56,7 @@ class Executor:
         self._finished = instrument.finished
         self._instrument = instrument
         self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()
         self._runners = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -76,7 +78,10 @@ class Executor:
         if lane.ready and lane.owner is None and lane.runners < lane.limit and self._runners < self.concurrency:
             lane.runners += 1
             self._runners += 1
-            lane.owner = self._loop.create_task(self._run(lane), name=f"runner {lane.handler.name}")
+            # A context of its own: a runner may be started from inside of another handler's.
+            lane.owner = self._loop.create_task(
+                self._run(lane), name=f"runner {lane.handler.name}", context=self._context.copy()
+            )
 
     async def _run(self, lane: Lane) -> None:
         me = asyncio.current_task()

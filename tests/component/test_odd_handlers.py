@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import threading
 from collections.abc import Callable
@@ -276,3 +277,24 @@ async def test_a_resent_message_has_no_lease_to_lose() -> None:
             worker.broker.resend("orders", "bill", body)
         await asyncio.sleep(20)
     assert ran == [b"one", b"two"]
+
+
+async def test_a_context_variable_does_not_reach_another_handler() -> None:
+    app, seen = App(), []
+    tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
+
+    @app.handler(station="orders", group="sets", concurrency=1)
+    async def sets(body: bytes) -> None:
+        tenant.set(body.decode())
+        await asyncio.sleep(0.001)
+
+    @app.handler(station="orders", group="reads", concurrency=1)
+    async def reads(body: bytes) -> None:
+        await asyncio.sleep(0.001)
+        seen.append(tenant.get())
+
+    async with running(app, options=WorkerOptions(concurrency=1)) as worker:
+        for number in range(5):
+            await worker.produce("orders", b"tenant %d" % number)
+        await worker.drained()
+    assert seen == ["nobody"] * 5
