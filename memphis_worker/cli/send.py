@@ -66,6 +66,8 @@ def send(
         raise UsageError("there is nothing to send: give DATA, or - to read one message from each line of input")
     if msg_id is not None and (data == "-" or count > 1):
         raise InvalidOption("--msg-id is the id of one message; leave out --count and -")
+    if data == "-" and sys.stdin is None:
+        raise UsageError("standard input is closed; there is nothing to send")
     sending = _Sending(name, _parsed(headers), msg_id, timeout)
 
     async def work(session: Session) -> None:

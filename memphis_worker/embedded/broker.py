@@ -26,7 +26,7 @@ from memphis_worker.embedded.stations import LEAST_DEDUP_MS, Stations
 from memphis_worker.embedded.tcp import ControlChannel
 from memphis_worker.embedded.tokens import Tokens
 from memphis_worker.embedded.users import Users
-from memphis_worker.errors import BrokerError
+from memphis_worker.errors import BrokerError, InvalidOption
 from memphis_worker.log import get_logger
 
 log = get_logger(__name__)
@@ -41,7 +41,8 @@ class EmbeddedBroker:
 
     `directory`: streams and records are kept there, and a broker started from it again goes on: old records are still
     active and old tokens valid, as after a crash of the real one. None: a temporary folder, removed by `close()`.
-    Ports: 0 takes a free one. `token`: the NATS token that all users share. `root_password`: of the user root.
+    Ports: 0 takes a free one; two alike: InvalidOption.
+    `token`: the NATS token that all users share. `root_password`: of the user root.
     `jwt_expires_in_s`: life of an access token. `ping_interval_ms`: what clients are told; who does not ping for 5 s
     longer is inactive at the next sweep, one every `sweep_interval_s`. `overview_wait_s`: how long
     getStationOverviewData of a station without messages takes. `sandbox`: only root may remove and edit.
@@ -78,6 +79,9 @@ class EmbeddedBroker:
         )
         self._secrets = (jwt_secret, refresh_jwt_secret)
         self._ports = (management_port, tcp_port, data_port)
+        given = [port for port in self._ports if port]
+        if len(set(given)) < len(given):
+            raise InvalidOption(f"two of the ports {', '.join(map(str, given))} are the same; each listens by itself")
         self._folder = Folder(directory)
         self._opened = AsyncExitStack()
         self._nats: NatsServer | None = None

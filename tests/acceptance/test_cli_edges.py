@@ -67,3 +67,19 @@ def test_a_time_limit_that_is_no_number_is_refused(value: str, tmp_path: Path) -
         cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False,
     )  # fmt: skip
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("dev --tcp-port 17777 --data-port 17777 --management-port 0", "17777"),
+        ("send orders - <&-", "standard input is closed"),
+    ],
+)
+def test_what_the_shell_gave_is_refused_in_one_line(command: str, words: str, tmp_path: Path) -> None:
+    ended = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m memphis_worker {command}"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
+    assert words in ended.stderr
