@@ -47,6 +47,11 @@ class Handler:
     def __repr__(self) -> str:
         return f"<Handler {self.name} {self.station}/{self.group}>"
 
+    @property
+    def dead_station(self) -> str | None:
+        """Where its dead letters go; `None` where it wants none."""
+        return _dead_station(self.options)
+
     def call(self, invoke: Callable[..., Awaitable[object]], context: Callable[[Message], Context]) -> Call:
         """The function from message to awaitable: decodes the body and hands over what the signature asks for.
 
@@ -116,8 +121,7 @@ def make_handler(
         station = station_name(station)
     except InvalidName as exc:
         raise InvalidName(f"handler {where}: {exc}") from exc
-    target = DEAD_STATION if options.dead_letter == "auto" else options.dead_letter
-    if target and station_name(target) == station:
+    if _dead_station(options) == station:
         raise InvalidOption(
             f"handler {where}: its dead letters would go to the station it consumes, {station!r}; "
             "give it dead_letter=False or another station"
@@ -135,6 +139,13 @@ def make_handler(
         decode=decode,
         is_async=is_async,
     )
+
+
+def _dead_station(options: HandlerOptions) -> str | None:
+    target = options.dead_letter
+    if target is False:
+        return None
+    return DEAD_STATION if target == "auto" else station_name(target)
 
 
 def _awaiting(function: _Function) -> _Function:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memphis_worker.client.names import DEAD_STATION
 from memphis_worker.errors import InvalidHandler, UsageError
 from memphis_worker.handler import Handler
 
@@ -41,9 +40,8 @@ class Registry:
         """A dead letter that comes back to where it failed would go round for ever."""
         targets: dict[str, set[str]] = {}
         for each in (*self, handler):
-            if each.options.dead_letter:
-                target = each.options.dead_letter
-                targets.setdefault(each.station, set()).add(DEAD_STATION if target == "auto" else target.lower())
+            if each.dead_station is not None:
+                targets.setdefault(each.station, set()).add(each.dead_station)
         reached, ahead = set[str](), [handler.station]
         while ahead:
             for station in targets.get(ahead.pop(), ()):

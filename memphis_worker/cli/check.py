@@ -9,18 +9,16 @@ from memphis_worker.cli.connect import visit
 from memphis_worker.cli.loading import load
 from memphis_worker.cli.params import app_flags, broker_flags, connect_options, flag, log_flags
 from memphis_worker.client.jetstream import consumer_info
-from memphis_worker.errors import Differs, Missing
+from memphis_worker.errors import Missing
 from memphis_worker.handler import Handler
 from memphis_worker.options import WorkerOptions
 from memphis_worker.runtime.binding import (
-    DEAD_STATION,
     bind,
     check_group,
-    dead_station_options,
-    declare_station,
-    difference,
+    check_station,
+    dead_stations,
+    declare_dead_stations,
 )
-from memphis_worker.runtime.dead_letters import target_of
 from memphis_worker.runtime.runner import Session
 
 __all__ = ["check"]
@@ -59,10 +57,9 @@ def check(app: str, connect: bool, create: bool, url: str | None, timeout: float
 async def _look_up(session: Session, handlers: list[Handler], create: bool) -> None:
     """Raises Missing with all that is missing, or Differs with the first difference."""
     if create:
-        for target in sorted({each for each in map(target_of, handlers) if each is not None}):
-            await declare_station(session.plane, target, dead_station_options() if target == DEAD_STATION else None)
+        await declare_dead_stations(session.plane, handlers)
     missing: list[str] = []
-    for station in sorted({each for each in map(target_of, handlers) if each is not None}):
+    for station in dead_stations(handlers):
         if await session.plane.station(station) is None:
             missing.append(f"station {station!r} (dead letters)")
     for handler in handlers:
@@ -74,10 +71,8 @@ async def _look_up(session: Session, handlers: list[Handler], create: bool) -> N
 
 async def _missing_of(session: Session, handler: Handler, create: bool) -> list[str]:
     station = await session.plane.station(handler.station)
-    if station is not None and handler.station_options is not None:
-        found = difference(handler.station_options, station)
-        if found:
-            raise Differs(f"station {handler.station!r} exists and differs: {found}; adapt station_options to it")
+    if station is not None:
+        check_station(handler.station, handler.station_options, station)
     try:
         if station is not None:
             check_group(handler, await consumer_info(session.transport, handler.station, handler.group))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields, replace
 
 from memphis_worker.client.control.plane import ControlPlane, Pullable, StationInfo
@@ -13,7 +14,16 @@ from memphis_worker.handler import Handler
 from memphis_worker.options import GroupOptions, StationOptions
 from memphis_worker.runtime.settlement import CRASH_MARGIN
 
-__all__ = ["DEAD_STATION", "bind", "check_group", "dead_station_options", "declare_station", "difference"]
+__all__ = [
+    "DEAD_STATION",
+    "bind",
+    "check_group",
+    "check_station",
+    "dead_stations",
+    "declare_dead_stations",
+    "declare_station",
+    "difference",
+]
 
 #: Memphis delivers no message more often than this, whatever a group asks for.
 DELIVERIES_MAX = 10
@@ -30,12 +40,28 @@ async def declare_station(plane: ControlPlane, station: str, options: StationOpt
     if existing is None:
         await plane.create_station(station, options or StationOptions())
         return
+    check_station(station, options, existing)
+
+
+def check_station(station: str, options: StationOptions | None, existing: StationInfo) -> None:
+    """Raises Differs where `options` say something else than what exists."""
     found = difference(options, existing) if options is not None else ""
     if found:
         raise Differs(
             f"station {station!r} exists and differs: {found}; it is not changed: "
             "adapt station_options to it, or destroy the station"
         )
+
+
+def dead_stations(handlers: Iterable[Handler]) -> list[str]:
+    """Where the dead letters of these handlers go."""
+    return sorted({each.dead_station for each in handlers if each.dead_station is not None})
+
+
+async def declare_dead_stations(plane: ControlPlane, handlers: Iterable[Handler]) -> None:
+    """Makes those that are missing. Raises Differs for a `memphis_worker_dead` that is not as it should be."""
+    for station in dead_stations(handlers):
+        await declare_station(plane, station, dead_station_options() if station == DEAD_STATION else None)
 
 
 def difference(wanted: StationOptions, existing: StationInfo) -> str:

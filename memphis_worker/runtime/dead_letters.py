@@ -12,23 +12,14 @@ from memphis_worker.client.message import Message
 from memphis_worker.client.transport import Transport
 from memphis_worker.errors import Disconnected, ProduceFailed, RequestTimeout
 from memphis_worker.handler import Handler
-from memphis_worker.runtime.binding import DEAD_STATION
 from memphis_worker.runtime.settlement import DeadLetter
 
-__all__ = ["PREFIX", "DeadLetters", "target_of"]
+__all__ = ["PREFIX", "DeadLetters"]
 
 PREFIX = "memphis-worker-"
 TRIES = 3
 CONFIRM_S = 5.0
 PRODUCER = "memphis_worker"
-
-
-def target_of(handler: Handler) -> str | None:
-    """The station of a handler's dead letters; `None` where it wants none."""
-    target = handler.options.dead_letter
-    if target is False:
-        return None
-    return DEAD_STATION if target == "auto" else target.lower()
 
 
 class DeadLetters:
@@ -43,7 +34,7 @@ class DeadLetters:
 
         The id is that of the delivery's message and group, so a copy that comes twice is stored once (within an hour).
         """
-        station = target_of(handler)
+        station = handler.dead_station
         assert station is not None
         subject = self._plane.produce_subject(station)
         headers = self._headers(handler, message, dead)

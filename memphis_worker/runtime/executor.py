@@ -253,19 +253,12 @@ class Executor:
 
     def held(self, lane: Lane) -> dict[tuple[int, int], Message]:
         """What the lane has and has not settled, dead letters on their way included, by sequence and store time."""
-        dying = [each for each in self._settlement.pending.values() if each.group == lane.handler.group]
-        return {
-            (each.sequence, each.stored_ns): each
-            for each in (*dying, *lane.held())
-            if each.sequence and each.station == lane.handler.station
-        }
+        held = (*self._settlement.dying(lane.handler), *lane.held())
+        return {(each.sequence, each.stored_ns): each for each in held if each.sequence}
 
     def in_progress(self, lane: Lane) -> int:
         """Messages of the lane that a handler has, or whose dead letter is on its way. Also for another thread."""
-        where = (lane.handler.station, lane.handler.group)
-        # A settled one is finished already: its task has only its end before it.
-        dead = [each for each in list(self._settlement.pending.values()) if not each.settled]
-        return lane.running + sum((each.station, each.group) == where for each in dead)
+        return lane.running + len(self._settlement.dying(lane.handler))
 
     async def idle(self) -> None:
         """Returns when nothing runs and nothing waits."""

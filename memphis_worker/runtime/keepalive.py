@@ -55,7 +55,7 @@ class Keepalive:
                     continue
                 if self._executor.cancel(lane, task, "lease"):
                     log.warning("message.lease_lost", **facts(lane.handler, message), action="cancel")
-        for message in list(self._settlement.pending.values()):
+        for _, message in list(self._settlement.pending.values()):
             message.extend_lease()
 
     def _extend(self, lane: Lane, message: Message, now: float) -> None:

@@ -122,7 +122,8 @@ class Settlement:
     ) -> None:
         self._record = record
         self._instrument = instrument
-        self.pending: dict[asyncio.Task[None], Message] = {}
+        self.pending: dict[asyncio.Task[None], tuple[Handler, Message]] = {}
+        """Dead letters on their way."""
         self.unrecorded = 0
         """Dead letters in a row that could not be recorded."""
         self.unsent = 0
@@ -148,8 +149,15 @@ class Settlement:
                 task = asyncio.get_running_loop().create_task(
                     self._bury(handler, message, decision, duration_s), name=f"dead_letter {handler.name}"
                 )
-                self.pending[task] = message
+                self.pending[task] = (handler, message)
                 task.add_done_callback(lambda done: self.pending.pop(done, None))
+
+    def dying(self, handler: Handler) -> list[Message]:
+        """Messages of a handler whose dead letter is on its way. Also for another thread.
+
+        A settled one is finished already: its task has only its end before it.
+        """
+        return [message for of, message in list(self.pending.values()) if of is handler and not message.settled]
 
     async def finish(self) -> None:
         """Returns when every dead letter under way has its end."""

@@ -18,8 +18,8 @@ from memphis_worker.handler import Handler
 from memphis_worker.log import get_logger
 from memphis_worker.middleware import Call, compose
 from memphis_worker.options import WorkerOptions
-from memphis_worker.runtime.binding import DEAD_STATION, bind, dead_station_options, declare_station
-from memphis_worker.runtime.dead_letters import DeadLetters, target_of
+from memphis_worker.runtime.binding import bind, declare_dead_stations
+from memphis_worker.runtime.dead_letters import DeadLetters
 from memphis_worker.runtime.executor import Executor
 from memphis_worker.runtime.instrument import Instrument
 from memphis_worker.runtime.keepalive import Keepalive
@@ -84,9 +84,7 @@ class Work:
 
     async def declare(self) -> None:
         """Stations and groups, one at a time: creates are not atomic on a real broker. Raises what it refuses."""
-        plane = self.session.plane
-        for target in sorted({each for each in map(target_of, self._handlers) if each is not None}):
-            await declare_station(plane, target, dead_station_options() if target == DEAD_STATION else None)
+        await declare_dead_stations(self.session.plane, self._handlers)
         budget = ByteBudget(self._options.window_bytes, len(self._handlers))
         for handler in self._handlers:
             await self._bind(handler, budget)
